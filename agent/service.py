@@ -290,14 +290,14 @@ class _Agent:
         """Fail the health check, send a last heartbeat, and wait for open tunnels."""
         if self._heartbeat is None or self._supervisor is None:
             return
-        log.info("agent.leaving")
+        log.info("agent.stopping")
         admin = self._supervisor.admin
         if admin is not None and self._settings.role is Role.EXIT:
             with suppress(AdminUnreachable):
                 await admin.fail_health_check()
         with suppress(TimeoutError, Deregistered):
             async with asyncio.timeout(LAST_HEARTBEAT_S):
-                await self._heartbeat.send(leaving=True)
+                await self._heartbeat.send(stopping=True)
         if admin is not None:
             with suppress(AdminUnreachable):
                 await self._drain(admin, stop)

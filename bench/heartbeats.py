@@ -29,7 +29,7 @@ from model.unit_of_work import write
 _AIM_S = 0.100
 _STATEMENTS_AIM = 0.02
 _INTERVAL_S = 10
-_BODY = json.dumps({"tunnel": "up", "envoy": "up", "leaving": False, "reason": "", "version": "0.1.0"}).encode()
+_BODY = json.dumps({"tunnel": "up", "envoy": "up", "stopping": False, "reason": "", "version": "0.1.0"}).encode()
 
 
 async def measure(exits: int, seconds: float) -> None:

@@ -46,12 +46,12 @@ async def measure(options: argparse.Namespace) -> None:
             alone, _, _ = await changes(testbed, fleet, replica, simulation, options.changes)
             before_mb = replica.process.resident_mb
             async with bad_clients(testbed, replica, bad) as misbehaviour:
-                beside, _, _ = await changes(testbed, fleet, replica, simulation, options.changes, first_port=30_000)
+                loaded, _, _ = await changes(testbed, fleet, replica, simulation, options.changes, first_port=30_000)
             for kind, count in sorted(misbehaviour.items()):
                 print_value(f"bad clients: {kind}", count, "times")
             print_value("control plane: resident before them", before_mb, "MB")
             report_memory(replica.process, simulation)
-    print_times("commit -> ACK, each proxy, with bad clients", beside.each_s, baseline_s=alone.each_s)
+    print_times("commit -> ACK, each proxy, with bad clients", loaded.each_s, baseline_s=alone.each_s)
     print_times("baseline: without them", alone.each_s)
 
 

@@ -85,9 +85,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _report(idle: Sequence[Turn], loaded: Sequence[Turn]) -> None:
-    before, beside = ([delay for turn in turns for delay in turn.delays_s] for turns in (idle, loaded))
+    before, with_others = ([delay for turn in turns for delay in turn.delays_s] for turns in (idle, loaded))
     print_times("requests without others", before)
-    print_times("requests with others", beside, baseline_s=before)
+    print_times("requests with others", with_others, baseline_s=before)
     alone_s, loaded_s = ([turn.p99_s for turn in turns] for turns in (idle, loaded))
     print_times("p99 of each turn without others", alone_s)
     print_times("p99 of each turn with others", loaded_s)

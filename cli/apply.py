@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from client import Client, ConvergenceTally
     from client.collection import WriteOptions
 
-SAME, DIFFERENT, TROUBLE = 0, 1, 2
+SAME, DIFFERENT, ERROR = 0, 1, 2
 """The exit statuses of diff(1)."""
 REJECTED: Final = 3
 Files = Annotated[
@@ -151,7 +151,7 @@ def diff(
         proxies = run(api, _proxies) if configuration and not as_json else {}
     except ExitplaneError as error:
         print_error(error)
-        raise typer.Exit(TROUBLE) from error
+        raise typer.Exit(ERROR) from error
     if as_json:
         differences = {"configuration": _to_json(dry_run.differences)["configuration"]} if configuration else {}
         print_json(_to_json(steps) | differences)

@@ -63,8 +63,8 @@ def list_(
     for each in found:
         if (state := each["state"]) is not None:
             counts = f"{state['running']} running, {state['wanted']} wanted"
-            trouble = f": {state['error']}" if state["error"] else ""
-            console.print(f"{each['fleet']}/{each['pool']}: {counts}{trouble}", markup=False)
+            error = f": {state['error']}" if state["error"] else ""
+            console.print(f"{each['fleet']}/{each['pool']}: {counts}{error}", markup=False)
 
 
 @containers.command("start")
@@ -186,7 +186,7 @@ def _table(found: Sequence[Item]) -> Table:
             table.add_row(
                 pool["fleet"],
                 each["name"],
-                each["life"],
+                each["state"],
                 f"{datetime.fromisoformat(each['started_at']):%Y-%m-%d %H:%M:%S}",
                 each["exit_state"] or "",
                 str(each["open_requests"]),

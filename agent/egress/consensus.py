@@ -16,22 +16,22 @@ Locations = Mapping[str, Location]
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
-    """The egress address by the sources. `seen` is None while that is unknown, and `trouble` says why.
+    """The egress address by the sources. `seen` is None while that is unknown, and `error` says why.
 
     `addresses` are all addresses that any source saw, also where it did not know the country.
     """
 
     seen: SeenAddress | None = None
     addresses: frozenset[str] = frozenset()
-    trouble: str = ""
-    disagreement: str = ""
+    error: str = ""
+    conflict: str = ""
     leak: str = ""
 
 
 def combine(answers: Answers, host_addresses: frozenset[str], locations: Locations) -> Consensus:
     """Choose the first source whose address has a country, by its own answer or by `locations`.
 
-    Other sources and the Geo-IP file that differ are reported as disagreement. One of the host's own addresses, seen by any source,
+    Other sources and the Geo-IP file that differ are reported as conflict. One of the host's own addresses, seen by any source,
     is a leak.
     """
     found = [(name, _fill_in(each, locations)) for name, each in answers if isinstance(each, SeenAddress)]
@@ -52,7 +52,7 @@ def combine(answers: Answers, host_addresses: frozenset[str], locations: Locatio
     known = locations.get(first.address)
     if known is not None and known.country != first.location.country:
         others.append(f"{first_name} sees {_describe(first)}, the Geo-IP file has it in {known.country}")
-    return Consensus(first, addresses, disagreement=join_messages(others), leak=leak)
+    return Consensus(first, addresses, conflict=join_messages(others), leak=leak)
 
 
 def _fill_in(seen: SeenAddress, locations: Locations) -> SeenAddress:
@@ -76,19 +76,19 @@ def _describe(seen: SeenAddress) -> str:
 
 
 def compose_observation(consensus: Consensus, dns: LeakFinding, bypass: LeakFinding, ipv6: LeakFinding) -> Observation:
-    """Merge all results into one observation. Any trouble hides the country, so that the exit is not verified."""
+    """Merge all results into one observation. Any error hides the country, so that the exit is not verified."""
     findings = (dns, bypass, ipv6)
-    trouble = join_messages((consensus.trouble, *(each.trouble for each in findings)))
+    error = join_messages((consensus.error, *(each.error for each in findings)))
     location = consensus.seen.location if consensus.seen else Location()
     return Observation(
         address=consensus.seen.address if consensus.seen else None,
         address_v6=ipv6.observed,
-        country=None if trouble else location.country,
+        country=None if error else location.country,
         city=location.city,
         network=location.network,
         time_zone=location.time_zone,
         resolver=dns.observed,
-        trouble=trouble,
-        disagreement=join_messages((consensus.disagreement, *(each.note for each in findings))),
+        error=error,
+        conflict=join_messages((consensus.conflict, *(each.note for each in findings))),
         leak=join_messages((consensus.leak, *(each.leak for each in findings))),
     )

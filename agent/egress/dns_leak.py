@@ -56,26 +56,26 @@ def evaluate_resolvers(
     """Compare the resolvers with the exit's egress address, which is None while unknown.
 
     A resolver is accepted if it is in the exit's country, is the exit's own address, or is in `exit_.dns_allow`. One without a known
-    country is trouble, so the exit is not verified.
+    country is error, so the exit is not verified.
     """
-    leaks, troubles, notes, observed = [], [], [], []
+    leaks, errors, notes, observed = [], [], [], []
     for host, answer in answers:
         if isinstance(answer, str):
             notes.append(f"resolver {host}: {answer}")
             continue
         observed.append(f"{answer.address} in {answer.location.country or 'an unknown country'}")
-        leak, trouble = _evaluate_resolver(host, answer, exit_, egress, route)
+        leak, error = _evaluate_resolver(host, answer, exit_, egress, route)
         leaks.append(leak)
-        troubles.append(trouble)
+        errors.append(error)
     if not observed:
-        return LeakFinding(trouble=join_messages(notes))
-    return LeakFinding(join_messages(leaks), join_messages(troubles), join_messages(notes), join_messages(observed))
+        return LeakFinding(error=join_messages(notes))
+    return LeakFinding(join_messages(leaks), join_messages(errors), join_messages(notes), join_messages(observed))
 
 
 def _evaluate_resolver(
     host: str, resolver: ResolverSeen, exit_: ExitSettings, egress: SeenAddress | None, route: RouteLookup
 ) -> tuple[str, str]:
-    """Return the leak and the trouble of one resolver, each empty if there is none."""
+    """Return the leak and the error of one resolver, each empty if there is none."""
     if resolver.address in exit_.host_addresses:
         return f"its names are resolved from the host's own address {resolver.address}, outside the tunnel", ""
     if not _is_allowed(host, exit_) and (interface := _find_bypass(host, exit_, route)):

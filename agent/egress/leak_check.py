@@ -14,12 +14,12 @@ MESSAGE_MAX_CHARS: Final = 500
 class LeakFinding:
     """The result of one leak check, as messages for operators.
 
-    `leak` says which traffic leaves outside the tunnel, `trouble` why the check has no result, and `note` what failed without
+    `leak` says which traffic leaves outside the tunnel, `error` why the check has no result, and `note` what failed without
     effect on the result.
     """
 
     leak: str = ""
-    trouble: str = ""
+    error: str = ""
     note: str = ""
     observed: str | None = None
     """The resolvers, or the IPv6 address, that the check saw."""

@@ -29,8 +29,8 @@ from model.endpoint import Endpoint
 log = structlog.get_logger()
 
 RETRY_S: Final = 5.0
-"""The pause after an observation with trouble."""
-NOT_OBSERVED: Final = Observation(trouble="its address is not known yet")
+"""The pause after an observation with error."""
+NOT_OBSERVED: Final = Observation(error="its address is not known yet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +58,11 @@ class EgressSnapshot:
         if before is None:
             return self
         consensus, dns, ipv6 = self.consensus, self.dns, self.ipv6
-        if consensus.trouble and not before.consensus.trouble and consensus.addresses <= before.consensus.addresses:
+        if consensus.error and not before.consensus.error and consensus.addresses <= before.consensus.addresses:
             consensus = before.consensus
-        if dns.trouble and not before.dns.trouble and self.resolvers == before.resolvers:
+        if dns.error and not before.dns.error and self.resolvers == before.resolvers:
             dns = before.dns
-        if ipv6.trouble and not before.ipv6.trouble and ipv6.observed == before.ipv6.observed:
+        if ipv6.error and not before.ipv6.error and ipv6.observed == before.ipv6.observed:
             ipv6 = before.ipv6
         return replace(self, consensus=consensus, dns=dns, ipv6=ipv6)
 
@@ -122,7 +122,7 @@ class Observer:
         snapshot = await self.observe()
         if self._board.report.tunnel is HealthState.UP:
             self._accept(snapshot)
-        pause_s = self._retry_s if snapshot.observation.trouble else self._exit.observe_every_s
+        pause_s = self._retry_s if snapshot.observation.error else self._exit.observe_every_s
         await self._pause(pause_s, changes)
 
     async def observe(self) -> EgressSnapshot:
@@ -205,10 +205,10 @@ class Observer:
             if each is not None and each.interface == snapshot.interface
         )
         current = snapshot.keep_known(next(known, None))
-        trouble = snapshot.observation.trouble
-        if trouble and not current.observation.trouble:
+        error = snapshot.observation.error
+        if error and not current.observation.error:
             # the tunnel has stayed up, so the previous results still hold
-            log.warning("observation.failed", reason=trouble)
+            log.warning("observation.failed", reason=error)
         self._current = current
         before = self._board.report.observation
         rtt_ms = apply_hysteresis(before.rtt_ms if before else None, snapshot.rtt_ms)

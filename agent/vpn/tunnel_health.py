@@ -39,16 +39,16 @@ class HealthProbe:
 
     probe: Probe
     patience: int = 1
-    trouble: str | None = "not observed yet"
+    failure: str | None = "not observed yet"
     _failures: int = 0
 
     async def check(self) -> str | None:
         """Probe once, and return what is wrong by now, or None."""
         found = await self.probe()
         self._failures = 0 if found is None else self._failures + 1
-        if found is None or self.trouble is not None or self._failures >= self.patience:
-            self.trouble = found
-        return self.trouble
+        if found is None or self.failure is not None or self._failures >= self.patience:
+            self.failure = found
+        return self.failure
 
 
 class TunnelMonitor:
@@ -69,16 +69,16 @@ class TunnelMonitor:
 
     async def observe(self) -> None:
         """Run the probes once, in order, up to the first that fails."""
-        trouble = None
+        failure = None
         for probe in self._probes:
-            trouble = await probe.check()
-            if trouble is not None:
+            failure = await probe.check()
+            if failure is not None:
                 break
         before = self._board.report
-        if trouble is None:
+        if failure is None:
             self._board.update(tunnel=HealthState.UP, reason="" if self._probes else NOT_WATCHED)
         else:
-            self._board.update(tunnel=HealthState.DOWN, reason=trouble)
+            self._board.update(tunnel=HealthState.DOWN, reason=failure)
         after = self._board.report
         if (after.tunnel, after.reason) != (before.tunnel, before.reason):
             write = log.info if after.tunnel is HealthState.UP else log.warning

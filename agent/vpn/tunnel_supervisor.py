@@ -90,7 +90,7 @@ class TunnelSupervisor:
         self._failures = 0
         self._backoff = Backoff(pace.retry_base_s, pace.retry_limit_s)
         self._slow_backoff = Backoff(pace.slow_base_s, pace.slow_limit_s)
-        self._trouble: str | None = "the tunnel is being brought up"
+        self._down_reason: str | None = "the tunnel is being brought up"
         self._request: RotationRequest | None = None
         self._standby: StandbyTunnel | None = None
         self._last_tried: int | None = None
@@ -105,7 +105,7 @@ class TunnelSupervisor:
 
     async def check(self) -> str | None:
         """Return what is wrong with the tunnel, or None."""
-        return self._trouble
+        return self._down_reason
 
     async def run(self) -> None:
         """Keep the tunnel up until cancelled. It stays up then, until `stop`."""
@@ -124,7 +124,7 @@ class TunnelSupervisor:
     @property
     def can_rotate_seamlessly(self) -> bool:
         """True if another server can be tried while the current one carries clients."""
-        return self._trouble is None and self._next_beside() is not None
+        return self._down_reason is None and self._next_for_other_slot() is not None
 
     async def rotate_seamlessly(self, verify: OnUp, finish: Callable[[], Awaitable[None]]) -> str:
         """Bring up another server, await `verify`, switch to it, and return its name. Check `can_rotate_seamlessly` before.
@@ -133,7 +133,7 @@ class TunnelSupervisor:
         then carries clients still, and the next rotation tries another server.
         """
         async with self._rotation_lock:
-            number = self._next_beside()
+            number = self._next_for_other_slot()
             if number is None:
                 raise TunnelFailed("there is no other server", hint="name another with --tunnel")
             self._last_tried = number
@@ -160,7 +160,7 @@ class TunnelSupervisor:
         finally:
             self._standby = None
 
-    def _next_beside(self) -> int | None:
+    def _next_for_other_slot(self) -> int | None:
         """Choose a server other than the current one and, if there are more, than the one that failed last."""
         count = len(self._drivers)
         start = self._current if self._last_tried is None else self._last_tried
@@ -211,7 +211,7 @@ class TunnelSupervisor:
         tunnel = await driver.up(self._slot)
         await self._on_up(tunnel, self._slot)
         log.info("tunnel.brought_up", server=tunnel.server, resolvers=list(tunnel.resolvers))
-        self._carrying, self._trouble = tunnel, None
+        self._carrying, self._down_reason = tunnel, None
         return tunnel
 
     async def _switch_to_standby(self) -> bool:
@@ -229,7 +229,7 @@ class TunnelSupervisor:
             if not standby.taken.done():
                 standby.taken.set_exception(failure)
             return False
-        self._carrying, self._trouble = standby.tunnel, None
+        self._carrying, self._down_reason = standby.tunnel, None
         if not standby.taken.done():
             standby.taken.set_result(None)
         return True
@@ -255,7 +255,7 @@ class TunnelSupervisor:
         retry_slowly = isinstance(failure, TunnelFailed) and failure.retry_slowly
         if not retry_slowly and self._failures % SWITCH_AFTER == 0:
             following = (self._current + 1) % len(self._drivers)
-            self._current = self._current if self._is_tried_beside(following) else following
+            self._current = self._current if self._is_tried_in_other_slot(following) else following
         return (self._slow_backoff if retry_slowly else self._backoff).next_s()
 
     async def _watch(self) -> None:
@@ -271,17 +271,17 @@ class TunnelSupervisor:
                 if await self._switch_to_standby():
                     last_useful_s = loop.time()
                 continue
-            trouble = await self._drivers[self._current].check()
+            failure = await self._drivers[self._current].check()
             if self._board.report.tunnel is HealthState.UP:
                 last_useful_s = loop.time()
-            elif trouble is None and loop.time() - last_useful_s >= self._pace.useless_after_s:
-                trouble = self._board.report.reason
-            if trouble is not None:
-                self._report_down(trouble)
+            elif failure is None and loop.time() - last_useful_s >= self._pace.useless_after_s:
+                failure = self._board.report.reason
+            if failure is not None:
+                self._report_down(failure)
                 break
         await self._take_current_down()
 
-    def _is_tried_beside(self, number: int) -> bool:
+    def _is_tried_in_other_slot(self, number: int) -> bool:
         return self._rotation_lock.locked() and self._last_tried == number
 
     async def _take_current_down(self) -> None:
@@ -290,9 +290,9 @@ class TunnelSupervisor:
 
     def _report_down(self, reason: str) -> None:
         """Put the reason on the board at once, before the monitor's next check."""
-        if reason != self._trouble:
+        if reason != self._down_reason:
             log.warning("tunnel.failed", server=self.server, reason=reason)
-        self._trouble = reason
+        self._down_reason = reason
         self._board.update(tunnel=HealthState.DOWN, reason=reason)
 
 

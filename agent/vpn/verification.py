@@ -32,15 +32,15 @@ async def verify(exit_: ExitSettings, country: str | None, look: Look | None) ->
     loop = asyncio.get_running_loop()
     deadline_s = loop.time() + VERIFIED_WITHIN_S
     while True:
-        observation, trouble = None, await _check_answers(exit_)
-        if trouble is None and look is not None:
+        observation, failure = None, await _check_answers(exit_)
+        if failure is None and look is not None:
             observation = await look(exit_)
-            trouble = observation.trouble or None
+            failure = observation.error or None
             _refuse_unfit(observation, country)
-        if trouble is None:
+        if failure is None:
             return observation
         if loop.time() + _RETRY_S >= deadline_s:
-            raise TunnelFailed(f"it is not verified after {VERIFIED_WITHIN_S:g} s: {trouble}", hint=_OLD_STAYS)
+            raise TunnelFailed(f"it is not verified after {VERIFIED_WITHIN_S:g} s: {failure}", hint=_OLD_STAYS)
         await asyncio.sleep(_RETRY_S)
 
 

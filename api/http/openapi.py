@@ -71,9 +71,14 @@ def document_write_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def build_openapi(*, title: str, version: str, description: str, routes: Sequence[BaseRoute]) -> dict[str, Any]:
     """Build the OpenAPI document of an application with these routes."""
     built = get_openapi(title=title, version=version, description=description, routes=routes)
-    proof = {"type": "http", "scheme": "bearer", "bearerFormat": "JWS signed with the key of the proxy's certificate"}
+    signature = {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWS",
+        "description": "A JWS over the path and the body, signed with the key of the proxy's certificate.",
+    }
     operator = {"type": "http", "scheme": "bearer", "description": "An access token, or an API key (`ep-key-…`)."}
-    schemes = {"proof": proof, "operator": operator, "sentinel": _SENTINEL}
+    schemes = {"signature": signature, "operator": operator, "sentinel": _SENTINEL}
     built.setdefault("components", {})["securitySchemes"] = schemes
     for name in _FRAMEWORK_SCHEMAS:
         built["components"]["schemas"].pop(name, None)

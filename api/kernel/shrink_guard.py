@@ -14,7 +14,7 @@ from model.repositories.declared import PoolOffer
 
 
 @asynccontextmanager
-async def no_silent_shrink(work: WriteContext, fleet_ids: Iterable[UUID]) -> AsyncIterator[None]:
+async def require_shrink_approval(work: WriteContext, fleet_ids: Iterable[UUID]) -> AsyncIterator[None]:
     """Compare what fleets offer before and after the block. Raises Problem (409) when one shrank without approval.
 
     An approval is stored too, so that the replicas of the xDS server publish the change. Within a block, an inner block
@@ -31,7 +31,7 @@ async def no_silent_shrink(work: WriteContext, fleet_ids: Iterable[UUID]) -> Asy
         await _check(work, fleet_id, offer, await declared.offer_of(work.session, fleet_id))
 
 
-async def no_silent_loss(work: WriteContext, fleet_id: UUID, exits: int) -> None:
+async def require_loss_approval(work: WriteContext, fleet_id: UUID, exits: int) -> None:
     """Check healthy exits of a fleet that will stop later in the same way. Raises Problem (409) without approval."""
     before = await declared.offer_of(work.session, fleet_id)
     await _check(work, fleet_id, before, PoolOffer(before.pools, before.exits - exits))

@@ -64,7 +64,7 @@ class HeartbeatSink:
         self._pending.pop(heartbeat.proxy_id, None)
         self._pending[heartbeat.proxy_id] = heartbeat
         self._drop_oldest()
-        state = (heartbeat.tunnel_up, heartbeat.envoy_up, heartbeat.leaving, heartbeat.observation)
+        state = (heartbeat.tunnel_up, heartbeat.envoy_up, heartbeat.stopping, heartbeat.observation)
         if self._last_states.get(heartbeat.proxy_id) != state:
             self._last_states[heartbeat.proxy_id] = state
             self._urgent.set()

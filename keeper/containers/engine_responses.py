@@ -16,8 +16,8 @@ _FRAME: Final = 8
 _STREAMS: Final = 3
 
 
-class ContainerStatus(StrEnum):
-    """The status of a container, as far as the keeper distinguishes it."""
+class ContainerState(StrEnum):
+    """The state of a container, as far as the keeper distinguishes it."""
 
     CREATED = "created"
     """Created, and never started."""
@@ -34,7 +34,7 @@ class ListedContainer:
 
     id: str
     name: str
-    life: ContainerStatus
+    state: ContainerState
     labels: Mapping[str, str]
     status: str
 
@@ -45,20 +45,20 @@ class InspectedContainer:
 
     id: str
     name: str
-    life: ContainerStatus
+    state: ContainerState
     exit_code: int
     error: str
     addresses: Mapping[str, str]
 
 
-_STATUSES: Final[Mapping[str, ContainerStatus]] = {
-    "created": ContainerStatus.CREATED,
-    "configured": ContainerStatus.CREATED,  # podman's own name
-    "initialized": ContainerStatus.CREATED,
-    "running": ContainerStatus.RUNNING,
-    "paused": ContainerStatus.RUNNING,
-    "restarting": ContainerStatus.RUNNING,
-    "stopping": ContainerStatus.RUNNING,
+_STATES: Final[Mapping[str, ContainerState]] = {
+    "created": ContainerState.CREATED,
+    "configured": ContainerState.CREATED,  # podman's own name
+    "initialized": ContainerState.CREATED,
+    "running": ContainerState.RUNNING,
+    "paused": ContainerState.RUNNING,
+    "restarting": ContainerState.RUNNING,
+    "stopping": ContainerState.RUNNING,
 }
 
 
@@ -87,7 +87,7 @@ def read_list(body: bytes) -> list[ListedContainer]:
             ListedContainer(
                 id=str(each["Id"]),
                 name=str(each["Names"][0]).removeprefix("/"),
-                life=_STATUSES.get(str(each["State"]).lower(), ContainerStatus.ENDED),
+                state=_STATES.get(str(each["State"]).lower(), ContainerState.ENDED),
                 labels={str(name): str(value) for name, value in (each.get("Labels") or {}).items()},
                 status=str(each.get("Status") or each["State"]),
             )
@@ -106,7 +106,7 @@ def read_inspected(body: bytes) -> InspectedContainer:
         return InspectedContainer(
             id=str(content["Id"]),
             name=str(content["Name"]).removeprefix("/"),
-            life=_STATUSES.get(str(state["Status"]).lower(), ContainerStatus.ENDED),
+            state=_STATES.get(str(state["Status"]).lower(), ContainerState.ENDED),
             exit_code=int(state.get("ExitCode") or 0),
             error=str(state.get("Error") or ""),
             addresses={str(name): str(each.get("IPAddress") or "") for name, each in networks.items()},

@@ -13,7 +13,7 @@ import structlog
 from keeper.containers.commands import STOP_S
 from keeper.containers.container_spec import TOKEN_PATH, PoolSlot, SpecContext, container_name, creation_body
 from keeper.containers.engine import Engine
-from keeper.containers.engine_responses import ContainerStatus
+from keeper.containers.engine_responses import ContainerState
 from keeper.containers.errors import EngineError, NoSuchContainer
 from keeper.containers.inventory import Inventory
 from keeper.containers.planning import Action, CreateContainer, DrainExit, RemoveContainer, StartContainer
@@ -91,7 +91,7 @@ class ActionExecutor:
         await self.engine.put_file(container_id, TOKEN_PATH, f"{token}\n".encode())
         row.started_at = self.clock()
         await self.engine.start(container_id)
-        row.life, row.status = ContainerStatus.RUNNING, ""
+        row.state, row.status = ContainerState.RUNNING, ""
         async with self.database.session() as session:
             await containers.save(session, row)
 
@@ -106,7 +106,7 @@ class ActionExecutor:
                     unit, in_container.id, old, new, f"its container is replaced: {reason}", self.clock()
                 )
         if found is not None:
-            if found.life is ContainerStatus.RUNNING:
+            if found.state is ContainerState.RUNNING:
                 with suppress(NoSuchContainer):
                     await self.engine.stop(found.id, STOP_S)
             await self.engine.remove(found.id)
@@ -114,6 +114,6 @@ class ActionExecutor:
             async with write(self.database) as unit:
                 await containers.delete_container(unit, row)
             return
-        row.life, row.status = ContainerStatus.MISSING, ""
+        row.state, row.status = ContainerState.MISSING, ""
         async with self.database.session() as session:
             await containers.save(session, row)

@@ -1,4 +1,4 @@
-"""The inventory of containers at one time: the engine's list beside the rows in the database, by pool."""
+"""The inventory of containers at one time: the engine's list and the rows in the database, by pool."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from keeper.containers.container_spec import TEMPLATE_LABEL, SpecContext, slot_from_labels, template_digest
-from keeper.containers.engine_responses import ContainerStatus, ListedContainer
+from keeper.containers.engine_responses import ContainerState, ListedContainer
 from keeper.containers.planning import ObservedExit, Slot
 from model.repositories.containers import ContainerExit, ContainerPool
 from model.stored_containers import ContainerSettings
@@ -36,7 +36,7 @@ class Inventory:
         return Slot(
             number=row.slot,
             name=row.name,
-            life=found.life if found else ContainerStatus.MISSING,
+            state=found.state if found else ContainerState.MISSING,
             started_at=row.started_at,
             leaving_since=row.leaving_since,
             held=row.held,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
-from keeper.containers.engine_responses import ContainerStatus
+from keeper.containers.engine_responses import ContainerState
 from keeper.containers.scaling import PoolScale, back_off, scale_to_load
 from model.exit_states import SERVING, TAKEN_OUT, ExitState
 from model.stored_containers import DRAIN_S, ContainerSettings
@@ -38,7 +38,7 @@ class Slot:
 
     number: int
     name: str
-    life: ContainerStatus
+    state: ContainerState
     started_at: datetime
     """The time of its last start, or of the attempt."""
     leaving_since: datetime | None = None
@@ -54,7 +54,7 @@ class Slot:
     @property
     def serves(self) -> bool:
         return (
-            self.life is ContainerStatus.RUNNING
+            self.state is ContainerState.RUNNING
             and self.exit is not None
             and self.exit.state in SERVING
             and self.has_reported
@@ -139,10 +139,10 @@ def plan(
     actions += [action for action, _ in replacements if action.name not in going]
     actions += [
         StartContainer(slot.name, "it was not started yet")
-        for slot in _with_status(staying, going, ContainerStatus.CREATED)
+        for slot in _with_state(staying, going, ContainerState.CREATED)
     ]
     if scale.retry_at is None or now >= scale.retry_at:
-        missing = _with_status(staying, going, ContainerStatus.MISSING)
+        missing = _with_state(staying, going, ContainerState.MISSING)
         actions += [CreateContainer(slot.number, "its container is gone") for slot in missing]
         actions += _creations(settings, slots, scale.wanted - len(staying))
     if not actions:
@@ -158,7 +158,7 @@ def _removals(leaving: Sequence[Slot], drain: timedelta, now: datetime) -> Itera
             yield DrainExit(slot.name, "it is to go")
         seen = slot.exit
         reported_since = seen is not None and seen.heard_at is not None and seen.heard_at > slot.leaving_since
-        if slot.life is not ContainerStatus.RUNNING or seen is None:
+        if slot.state is not ContainerState.RUNNING or seen is None:
             yield RemoveContainer(slot.name, "it does not run any more", for_good=True)
         elif reported_since and seen.open_requests == 0:
             yield RemoveContainer(slot.name, "nothing of it is open any more", for_good=True)
@@ -173,9 +173,9 @@ def _replacements(
     for slot in staying:
         if slot.held:
             continue
-        if slot.life is ContainerStatus.ENDED:
+        if slot.state is ContainerState.ENDED:
             yield RemoveContainer(slot.name, f"it ended: {slot.status}", for_good=False), True
-        elif slot.life is not ContainerStatus.RUNNING:
+        elif slot.state is not ContainerState.RUNNING:
             continue
         elif slot.exit is not None and slot.exit.state is ExitState.LOST and slot.exit.state_since > slot.started_at:
             yield RemoveContainer(slot.name, "its exit is lost", for_good=False), True
@@ -207,13 +207,13 @@ def _surplus(staying: Sequence[Slot], number: int) -> Sequence[Slot]:
 
 
 def _drain_or_remove(slot: Slot, reason: str) -> Action:
-    if slot.life is ContainerStatus.RUNNING and slot.exit is not None:
+    if slot.state is ContainerState.RUNNING and slot.exit is not None:
         return DrainExit(slot.name, reason)
     return RemoveContainer(slot.name, reason, for_good=True)
 
 
-def _with_status(staying: Sequence[Slot], going: set[str], life: ContainerStatus) -> list[Slot]:
-    return [slot for slot in staying if slot.life is life and not slot.held and slot.name not in going]
+def _with_state(staying: Sequence[Slot], going: set[str], state: ContainerState) -> list[Slot]:
+    return [slot for slot in staying if slot.state is state and not slot.held and slot.name not in going]
 
 
 def _creations(settings: ContainerSettings, slots: Sequence[Slot], number: int) -> list[Action]:

@@ -16,7 +16,7 @@ import structlog
 from keeper.containers.commands import execute_command, must_wait
 from keeper.containers.container_spec import INSTANCE_LABEL, SpecContext
 from keeper.containers.engine import Engine
-from keeper.containers.engine_responses import ContainerStatus
+from keeper.containers.engine_responses import ContainerState
 from keeper.containers.errors import EngineError
 from keeper.containers.executor import ActionExecutor
 from keeper.containers.inventory import Inventory, find_orphans
@@ -125,11 +125,11 @@ class ContainerReconciler:
     async def _save_changed(self, session: Any, inventory: Inventory) -> None:
         for row in inventory.known.values():
             found = inventory.seen.get(row.name)
-            life = found.life if found else ContainerStatus.MISSING
+            state = found.state if found else ContainerState.MISSING
             # the engine's sentence about a running container changes all the time: it says how long it has been up
-            status = found.status if found and life is not ContainerStatus.RUNNING else ""
-            if (row.life, row.status) != (life, status):
-                row.life, row.status = life, status
+            status = found.status if found and state is not ContainerState.RUNNING else ""
+            if (row.state, row.status) != (state, status):
+                row.state, row.status = state, status
                 await containers.save(session, row)
 
     async def _execute_commands(

@@ -27,8 +27,8 @@ async def states_since(session: AsyncSession, exit_id: UUID, since: datetime) ->
     return [*before, *later]
 
 
-async def falls_since(session: AsyncSession, exits: Mapping[UUID, datetime]) -> dict[UUID, int]:
-    """Count how often each exit stopped serving since its own time, except on purpose. Exits without a fall are left out."""
+async def count_flaps(session: AsyncSession, exits: Mapping[UUID, datetime]) -> dict[UUID, int]:
+    """Count how often each exit stopped serving since its own time, except on purpose. Exits that never did are left out."""
     since = values(column("exit_id", Uuid), column("since", DateTime(timezone=True)), name="since").data(
         [*exits.items()]
     )

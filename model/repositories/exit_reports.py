@@ -1,4 +1,4 @@
-"""Exits beside their last heartbeats: those that the keeper has to look at, found by PostgreSQL."""
+"""Exits with their last heartbeats: those that the keeper has to look at, found by PostgreSQL."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from model.tables import ExitRow, HeartbeatRow, PoolRow
 
 @dataclass(frozen=True, slots=True)
 class ExitReport:
-    """An exit's state beside its last heartbeat; `heartbeat` is None for an exit that never sent one."""
+    """An exit's state and its last heartbeat; `heartbeat` is None for an exit that never sent one."""
 
     exit_id: UUID
     state: ExitState
@@ -118,14 +118,14 @@ def _conditions(
     factor = case((col(ExitRow.state) == ExitState.DEGRADED, RECOVERY_FACTOR), else_=1.0)
     return {
         ExitCondition.LONG_SILENT: false() if lost_before is None else heard_at < lost_before,
-        ExitCondition.LEAVING: col(HeartbeatRow.leaving),
+        ExitCondition.STOPPING: col(HeartbeatRow.stopping),
         ExitCondition.ENVOY_DOWN: and_(not_(col(HeartbeatRow.envoy_up)), leak == ""),
         ExitCondition.TUNNEL_DOWN: not_(col(HeartbeatRow.tunnel_up)),
         ExitCondition.SILENT: false() if unreachable_before is None else heard_at < unreachable_before,
         ExitCondition.LEAKS: leak != "",
         ExitCondition.COUNTRY_UNKNOWN: and_(seen.is_not(None), country.is_(None)),
         ExitCondition.WRONG_COUNTRY: country != col(PoolRow.country),
-        ExitCondition.SOURCES_DISAGREE: seen["disagreement"].astext != "",
+        ExitCondition.SOURCES_DISAGREE: seen["conflict"].astext != "",
         ExitCondition.SLOW: cast(seen["rtt_ms"].astext, Float) > max_rtt_ms * factor,
         ExitCondition.FULL: col(HeartbeatRow.open_requests) >= col(ExitRow.capacity) * factor,
     }

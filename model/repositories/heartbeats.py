@@ -35,7 +35,7 @@ class Heartbeat:
     heard_at: datetime
     tunnel_up: bool
     envoy_up: bool
-    leaving: bool
+    stopping: bool
     reason: str
     version: str
     observation: Mapping[str, Any] | None = None
@@ -55,7 +55,7 @@ _STORE = text(
         open_requests, carried_bytes, carried_bytes
     FROM unnest(
         CAST(:proxy_id AS uuid[]), CAST(:heard_at AS timestamptz[]), CAST(:tunnel_up AS bool[]),
-        CAST(:envoy_up AS bool[]), CAST(:leaving AS bool[]), CAST(:reason AS text[]), CAST(:version AS text[]),
+        CAST(:envoy_up AS bool[]), CAST(:stopping AS bool[]), CAST(:reason AS text[]), CAST(:version AS text[]),
         CAST(:observation AS text[]), CAST(:open_requests AS int[]), CAST(:carried_bytes AS bigint[])
     ) AS reported (
         proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes

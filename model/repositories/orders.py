@@ -61,13 +61,13 @@ async def complete(
     *,
     now: datetime,
     outcome: Mapping[str, Any] | None,
-    trouble: str,
+    error: str,
 ) -> None:
     """Store the outcome of an order. An order that is done, or that belongs to another exit, stays as it is."""
     statement = update(ExitOrderRow).where(
         col(ExitOrderRow.id) == order_id, col(ExitOrderRow.exit_id) == exit_id, col(ExitOrderRow.done_at).is_(None)
     )
-    await session.execute(statement.values(done_at=now, outcome=outcome, trouble=trouble))
+    await session.execute(statement.values(done_at=now, outcome=outcome, error=error))
     await notify(session, ORDER_CHANNEL)
 
 

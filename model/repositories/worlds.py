@@ -193,7 +193,7 @@ async def read_touched(session: AsyncSession, entries: Iterable[tuple[str, str]]
     touched: dict[Kind, dict[Key, None]] = defaultdict(dict)
     for name, key in entries:
         if name not in _TABLES:
-            continue  # not part of a World, or a kind that only a newer version beside this one knows
+            continue  # not part of a World, or a kind that only a newer version alongside this one knows
         kind = Kind(name)
         touched[kind][decode_key(kind, key)] = None
     changes: list[Change] = []

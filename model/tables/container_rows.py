@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import Column, String, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from model.tables.columns import timestamp
@@ -26,7 +26,7 @@ class ContainerRow(SQLModel, table=True):
     """The start of its removal for good."""
     held: bool = False
     """An operator stopped it."""
-    life: str = "missing"
+    state: str = Field(default="missing", sa_column=Column("life", String, key="state", nullable=False))
     status: str = ""
     """The engine's own sentence."""
 

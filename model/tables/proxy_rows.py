@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, Index, String, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -104,7 +104,7 @@ class ExitOrderRow(SQLModel, table=True):
     done_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True), nullable=True))
     outcome: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))
     """The result from the agent; None while the order is pending, or when it failed."""
-    trouble: str = ""
+    error: str = Field(default="", sa_column=Column("trouble", String, key="error", nullable=False))
     """The reason of the failure."""
 
 
@@ -120,7 +120,7 @@ class HeartbeatRow(SQLModel, table=True):
     heard_at: datetime = Field(sa_column=timestamp())
     tunnel_up: bool
     envoy_up: bool
-    leaving: bool
+    stopping: bool = Field(sa_column=Column("leaving", Boolean, key="stopping", nullable=False))
     reason: str
     version: str
     observation: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))

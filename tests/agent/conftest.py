@@ -82,7 +82,7 @@ class Plane:
     to_beats: Answer | None = None
     ahead: timedelta = timedelta(0)
     """Its clock minus this host's."""
-    on_leaving: Callable[[], Awaitable[None]] | None = None
+    on_stopping: Callable[[], Awaitable[None]] | None = None
     certificate: str = ""
     runner: web.AppRunner | None = None
     port: int = 0
@@ -140,8 +140,8 @@ class Plane:
         status = json.loads(body)
         self.beats.append(status)
         self.paths.append(request.path)
-        if status["leaving"] and self.on_leaving:
-            await self.on_leaving()
+        if status["stopping"] and self.on_stopping:
+            await self.on_stopping()
         if self.to_beats:
             return respond(self.to_beats)
         return web.json_response({"state": "healthy", "interval_s": self.interval_s}, status=202)

@@ -61,9 +61,9 @@ async def test_signal_ends_agent_in_order_with_status_0(plane, source, make_sett
         _, stderr = await process.communicate()
 
     assert process.returncode == 0
-    assert plane.said(leaving=True)
+    assert plane.said(stopping=True)
     events = [json.loads(line)["event"] for line in stderr.decode().splitlines()]
-    assert events == ["agent.enrolled", "tunnel.up", "envoy.started", "envoy.live", "agent.leaving", "envoy.stopped"]
+    assert events == ["agent.enrolled", "tunnel.up", "envoy.started", "envoy.live", "agent.stopping", "envoy.stopped"]
     assert TOKEN not in stderr.decode()
     assert "PRIVATE KEY" not in stderr.decode()
 

@@ -72,7 +72,7 @@ def answer(status: int, body: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("says", "trouble"),
+    ("says", "error"),
     [
         (answer(403, b"no"), "refuses the agent's key"),
         (answer(404, b"404 page not found"), "answers 404"),
@@ -92,11 +92,11 @@ def answer(status: int, body: bytes) -> bytes:
         (b"", "cannot be reached"),
     ],
 )
-async def test_unusable_answer_has_plain_reason(stand_in, says, trouble):
+async def test_unusable_answer_has_plain_reason(stand_in, says, error):
     stand_in.override = lambda _path: says
     found = await check_gluetun(client_of(stand_in))
     assert found is not None
-    assert trouble in found
+    assert error in found
 
 
 async def test_unreachable_gluetun_differs_from_bad_answer(stand_in):

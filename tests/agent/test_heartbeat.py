@@ -54,7 +54,7 @@ async def test_exit_heartbeat_has_tunnel_and_envoy(plane, sending, until):
 
     assert plane.paths[-1] == f"/api/v1/exits/{enrolment.id}/heartbeat"
     assert body.pop("version")
-    assert body == {"tunnel": "down", "reason": "interface wg0 is not there", "envoy": "up", "leaving": False}
+    assert body == {"tunnel": "down", "reason": "interface wg0 is not there", "envoy": "up", "stopping": False}
 
 
 async def test_exit_heartbeat_has_observation(plane, sending, until):
@@ -71,7 +71,7 @@ async def test_gateway_heartbeat_has_no_tunnel(plane, sending, until):
         body = await until(lambda: plane.beats and plane.beats[0])
 
     assert plane.paths[-1] == f"/api/v1/proxies/{enrolment.id}/heartbeat"
-    assert set(body) == {"envoy", "leaving", "version"}
+    assert set(body) == {"envoy", "stopping", "version"}
 
 
 async def test_reply_sets_interval(plane, sending, until):

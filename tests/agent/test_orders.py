@@ -79,10 +79,10 @@ async def test_failed_orders_are_reported(board):
         orders.start_new([order(kind, kind)])
     while len(orders.outcomes) < 3:
         await asyncio.wait_for(board.changed.wait(), 60)
-    troubles = {each["id"]: each["error"] for each in orders.outcomes}
-    assert "it has one server only" in troubles["refuse"]
-    assert "ZeroDivisionError" in troubles["break"]
-    assert troubles["last"] == "it took longer than 0.05 s"
+    errors = {each["id"]: each["error"] for each in orders.outcomes}
+    assert "it has one server only" in errors["refuse"]
+    assert "ZeroDivisionError" in errors["break"]
+    assert errors["last"] == "it took longer than 0.05 s"
 
 
 @pytest.mark.parametrize("value", [None, 7, {}, "x", [None], [{}], [{"id": 1, "kind": "a"}], [{"id": "1"}]])

@@ -144,7 +144,7 @@ async def test_https_sends_credentials_to_parent_only(stand_in, target):
     source = URL(f"https://ipinfo.example:{target.port}/json")
     exit_ = ExitSettings("us", "192.0.2.3", 8443, sources=(source,), parent=ParentProxy(endpoint_of(stand_in), KNOWN))
     observation = (await Observer(exit_, StatusBoard()).observe()).observation
-    assert observation.trouble == "ipinfo.example: it cannot be reached"  # the target speaks no TLS
+    assert observation.error == "ipinfo.example: it cannot be reached"  # the target speaks no TLS
     (asked,) = stand_in.requests
     assert (asked.method, asked.headers["proxy-authorization"]) == ("CONNECT", basic("exit", KNOWN.password))
 

@@ -63,12 +63,12 @@ async def test_rotation_waits_for_open_requests_up_to_limit(board):
 
 async def test_rotation_waits_until_new_server_is_verified(board):
     async def change_server():
-        board.update(observation=Observation(trouble="not yet"))
+        board.update(observation=Observation(error="not yet"))
         return "us-9"
 
     task = asyncio.create_task(Rotation(board, lambda: None, change_server)({}))
     changed = board.changed
-    while board.report.observation is not None and not board.report.observation.trouble:
+    while board.report.observation is not None and not board.report.observation.error:
         await asyncio.wait_for(changed.wait(), 60)
         changed = board.changed
     assert not task.done()

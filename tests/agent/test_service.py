@@ -33,11 +33,11 @@ TOKEN = "ep-exit-never-to-be-seen"
 class ScriptedProbe:
     """A probe with a result that the test sets."""
 
-    def __init__(self, trouble: str | None = None) -> None:
-        self.trouble = trouble
+    def __init__(self, failure: str | None = None) -> None:
+        self.failure = failure
 
     async def __call__(self) -> str | None:
-        return self.trouble
+        return self.failure
 
 
 @pytest.fixture(autouse=True)
@@ -59,14 +59,14 @@ async def test_exit_health_follows_tunnel(plane, source, make_settings, start, u
         return await envoy_state(admin.address)
 
     assert await state() == "LIVE"
-    tunnel.trouble = "interface wg0 is not there"
+    tunnel.failure = "interface wg0 is not there"
     await until(lambda: plane.said(tunnel="down", reason="interface wg0 is not there", envoy="up"))
 
     async def failed():
         return await state() == "DRAINING"
 
     await until(failed)
-    tunnel.trouble = None
+    tunnel.failure = None
     await until(lambda: plane.said(tunnel="up", envoy="up"))
 
     async def passed():
@@ -128,12 +128,12 @@ async def test_exit_fails_health_check_before_last_heartbeat(
     async def note_state():
         states.append(await envoy_state(address))
 
-    plane.on_leaving = note_state
+    plane.on_stopping = note_state
     await running.end()
 
     # the health check failed first, and Envoy ran until the last heartbeat
     assert states == ["DRAINING"]
-    assert plane.said(leaving=True, envoy="up")
+    assert plane.said(stopping=True, envoy="up")
     assert not is_running(pid)
     assert running.record is None
 
@@ -143,7 +143,7 @@ async def test_last_heartbeat_has_time_limit(plane, source, make_settings, start
     running = start(make_settings(Role.GATEWAY))
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
     never = asyncio.Event()
-    plane.on_leaving = never.wait
+    plane.on_stopping = never.wait
     await running.end()  # the control plane does not answer
     never.set()
 
@@ -329,7 +329,7 @@ def gateway_with_an_open_request(plane, source, make_settings, start, until, htt
 async def test_stopping_gateway_waits_for_open_requests(plane, gateway_with_an_open_request, silent_target, until):
     running, asking = await gateway_with_an_open_request(drain_time_s=PATIENCE_S)
     running.stop.request()
-    await until(lambda: plane.said(leaving=True))
+    await until(lambda: plane.said(stopping=True))
     assert not running.task.done()
     silent_target[2].set()
 
@@ -348,7 +348,7 @@ async def test_stopping_gateway_waits_no_longer_than_drain_time(gateway_with_an_
 async def test_second_stop_request_does_not_wait(plane, gateway_with_an_open_request, until):
     running, asking = await gateway_with_an_open_request(drain_time_s=300)
     running.stop.request()
-    await until(lambda: plane.said(leaving=True))
+    await until(lambda: plane.said(stopping=True))
 
     await running.end()
     assert (await asyncio.gather(asking, return_exceptions=True))[0] != 200

@@ -28,7 +28,7 @@ def scripted(*findings):
 
 
 @pytest.mark.parametrize(
-    ("patience", "found", "troubles"),
+    ("patience", "found", "failures"),
     [
         (1, [None, "x", None, "x"], [None, "x", None, "x"]),
         (2, [None, "x", "x", None, "x", None, "x", "y"], [None, None, "x", None, None, None, None, "y"]),
@@ -36,10 +36,10 @@ def scripted(*findings):
         (2, ["x", None], ["x", None]),
     ],
 )
-async def test_probe_fails_after_patience_and_succeeds_at_once(patience, found, troubles):
+async def test_probe_fails_after_patience_and_succeeds_at_once(patience, found, failures):
     check = HealthProbe(scripted(*found), patience=patience)
 
-    assert [await check.check() for _ in found] == troubles
+    assert [await check.check() for _ in found] == failures
 
 
 async def test_monitor_puts_first_failure_on_board():
@@ -86,7 +86,7 @@ def test_probes_follow_settings_of_exit():
 
 
 @pytest.mark.parametrize(
-    ("flags", "trouble"),
+    ("flags", "failure"),
     [
         (UP | RUNNING, None),
         (UP, "interface wg0 has no carrier"),
@@ -94,8 +94,8 @@ def test_probes_follow_settings_of_exit():
         (0, "interface wg0 is down"),
     ],
 )
-def test_interface_must_be_up_and_running(flags, trouble):
-    assert check_flags("wg0", flags) == trouble
+def test_interface_must_be_up_and_running(flags, failure):
+    assert check_flags("wg0", flags) == failure
 
 
 async def test_check_interface_asks_kernel():
@@ -144,8 +144,8 @@ async def test_silent_target_times_out(monkeypatch):
         for each in waiting:
             each.setblocking(False)
             each.connect_ex((target.host, target.port))
-        trouble = await check_target(target, None, None)
+        failure = await check_target(target, None, None)
         for each in waiting:
             each.close()
 
-    assert trouble == f"{target} does not answer through the tunnel"
+    assert failure == f"{target} does not answer through the tunnel"

@@ -197,7 +197,7 @@ class FakeProxy:
 
     async def beat(self, *, path: str | None = None, signed_path: str | None = None, **fields: Any) -> ApiReply:
         """Send a heartbeat to `path`, signed for `signed_path`. `fields` override its body."""
-        report = {"tunnel": "up", "envoy": "up", "leaving": False, "reason": "", "version": "1"} | fields
+        report = {"tunnel": "up", "envoy": "up", "stopping": False, "reason": "", "version": "1"} | fields
         body = jsonlib.dumps(report).encode()
         return await self.beat_raw(body, path=path, signed_path=signed_path)
 

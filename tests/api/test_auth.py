@@ -284,13 +284,13 @@ async def test_authentication_takes_one_statement(log_in, api, database):
         assert len(sent) == 1, sent
 
 
-async def test_database_outage_is_503_and_not_401(make_api, wired, until):
-    database, wire = wired
+async def test_database_outage_is_503_and_not_401(make_api, linked_database, until):
+    database, link = linked_database
     api = make_api(database)
     assert (await api("GET", ME)).status == 200
-    await wire.cut()
+    await link.cut()
     assert (await api("GET", ME)).status == 503
-    await wire.mend()
+    await link.restore()
     assert (await api("GET", ME)).status == 200
 
 

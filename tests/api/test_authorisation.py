@@ -231,7 +231,7 @@ def test_every_operation_documents_its_credential(operations):
             assert {"operator": []} in security, (method, path)
             assert {"401", "403"} <= set(responses), (method, path)
         else:
-            assert security in (None, [{"proof": []}]), (method, path)
+            assert security in (None, [{"signature": []}]), (method, path)
 
 
 async def test_unauthenticated_caller_gets_401_except_on_public_routes(api, operations, world, example, stored):

@@ -43,7 +43,7 @@ async def contained_exit(contained, database, clock):
     """A serving exit in a container, as the keeper stores it."""
     created = await contained.declare_exit(name="us-1")
     async with database.session() as session:
-        row = ContainerRow(name="us-1", pool_id=UUID(created["pool_id"]), slot=1, started_at=clock(), life="running")
+        row = ContainerRow(name="us-1", pool_id=UUID(created["pool_id"]), slot=1, started_at=clock(), state="running")
         await containers.save(session, row)
         await containers.record_engine(session, "unix:///run/engine.sock", clock(), "")
     return created
@@ -149,7 +149,7 @@ async def test_pool_shows_error_and_its_time(contained, contained_exit, clock, d
 
 async def test_containers_are_listed_with_their_exits(contained, contained_exit):
     (listed,) = (await contained("GET", f"{POOLS}/us/containers")).json["containers"]
-    assert (listed["name"], listed["life"], listed["exit_id"], listed["exit_state"]) == (
+    assert (listed["name"], listed["state"], listed["exit_id"], listed["exit_state"]) == (
         *("us-1", "running", contained_exit["id"], "registering"),
     )
 

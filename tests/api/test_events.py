@@ -274,15 +274,15 @@ async def test_stream_cut_before_first_event_resumes_at_its_start(demo, database
     await until(lambda: len(again.events) == 1)
 
 
-async def test_stream_survives_database_outage(make_api, wired, listen, until):
-    database, wire = wired
+async def test_stream_survives_database_outage(make_api, linked_database, listen, until):
+    database, link = linked_database
     api = make_api(database)
     replace_hub(api, poll_s=0.1)
     stream = await listen(api)
     await touch(database)
     await until(lambda: len(stream.events) == 1)
-    await wire.cut()
-    await wire.mend()
+    await link.cut()
+    await link.restore()
     await touch(database)
     await touch(database)
     await until(lambda: len(stream.events) == 3)
@@ -290,15 +290,15 @@ async def test_stream_survives_database_outage(make_api, wired, listen, until):
     assert not stream.ended
 
 
-async def test_stream_sends_comments_during_database_outage(make_api, wired, listen, until):
-    database, wire = wired
+async def test_stream_sends_comments_during_database_outage(make_api, linked_database, listen, until):
+    database, link = linked_database
     api = make_api(database)
     replace_hub(api, keepalive_s=0.05, check_every_s=0.05, poll_s=0.1)
     stream = await listen(api)
-    await wire.cut()
+    await link.cut()
     before = len(stream.blocks)
     await until(lambda: len(stream.blocks) > before + 3)
-    await wire.mend()
+    await link.restore()
     await touch(database)
     await until(lambda: len(stream.events) == 1)
 

@@ -251,7 +251,7 @@ async def test_gateway_is_listed_with_heartbeat_until_deleted(gateway, demo, clo
         "at": "2026-01-01T12:00:00Z",
         "tunnel": "up",
         "envoy": "up",
-        "leaving": False,
+        "stopping": False,
         "reason": "",
         "version": "0.1.0",
     }
@@ -264,7 +264,7 @@ async def test_gateway_is_listed_with_heartbeat_until_deleted(gateway, demo, clo
 
 
 async def test_leaving_proxy_is_not_connected(gateway, demo):
-    await gateway.beat(leaving=True)
+    await gateway.beat(stopping=True)
     await demo.context.heartbeat_sink.flush()
     assert (await demo("GET", f"/api/v1/proxies/{gateway.id}")).json["connected"] is False
 

@@ -61,11 +61,11 @@ async def test_probe_asks_database_at_most_once_a_second(api, database, clock):
     assert len(asked) == 2
 
 
-async def test_readiness_follows_database_within_a_second(wired, make_api, clock):
-    database, wire = wired
+async def test_readiness_follows_database_within_a_second(linked_database, make_api, clock):
+    database, link = linked_database
     api = make_api(database)
     seen = []
-    for step in (lambda: asyncio.sleep(0), wire.cut, wire.mend):
+    for step in (lambda: asyncio.sleep(0), link.cut, link.restore):
         await step()
         clock.advance(seconds=1)
         seen.append((await api("GET", "/health/ready")).status)

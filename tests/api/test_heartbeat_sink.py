@@ -19,7 +19,7 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 
 def make_heartbeat(proxy_id, at, **said) -> Heartbeat:
-    fields = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"} | said
+    fields = {"tunnel_up": True, "envoy_up": True, "stopping": False, "reason": "", "version": "1"} | said
     return Heartbeat(proxy_id=proxy_id, heard_at=at, **fields)
 
 
@@ -68,7 +68,7 @@ async def test_empty_flush_records_ingest_time(sink, database, clock, query):
 
 async def test_only_state_changes_wake_keeper(sink, proxy_id, clock, count_wakeups):
     said = [({}, 1), ({}, 1), ({"tunnel_up": False}, 2), ({"tunnel_up": False, "reason": "still"}, 2), ({}, 3)]
-    said += [({"envoy_up": False}, 4), ({"leaving": True}, 5), ({"leaving": True}, 5)]
+    said += [({"envoy_up": False}, 4), ({"stopping": True}, 5), ({"stopping": True}, 5)]
     for what, expected in said:
         sink.add(make_heartbeat(proxy_id, clock.advance(seconds=10), **what))
         await sink.flush()
@@ -92,19 +92,19 @@ async def test_batch_may_exceed_parameters_of_a_statement(sink, proxy_id, clock,
     assert len(await query("SELECT proxy_id FROM heartbeat")) == 1
 
 
-async def test_newest_heartbeats_are_written_after_outage(wired, demo, proxy_id, clock, query):
-    database, wire = wired
+async def test_newest_heartbeats_are_written_after_outage(linked_database, demo, proxy_id, clock, query):
+    database, link = linked_database
     sink = HeartbeatSink(database, replica="a", clock=clock)
     await sink.flush()
     away_since = clock()
-    await wire.cut()
+    await link.cut()
     for number in range(3):
         sink.add(make_heartbeat(proxy_id, clock.advance(seconds=10), reason=str(number)))
         with pytest.raises(DatabaseUnreachable):
             await sink.flush()
         assert sink.pending_count == 1
     assert await query("SELECT heard_until FROM ear") == [{"heard_until": away_since}]
-    await wire.mend()
+    await link.restore()
     await sink.flush()
     assert [row["reason"] for row in await query("SELECT reason FROM heartbeat")] == ["2"]
     assert await query("SELECT heard_until FROM ear") == [{"heard_until": clock()}]
@@ -122,14 +122,14 @@ async def test_heartbeat_during_failed_flush_replaces_older_one(clock):
     assert sink._pending[one].reason == "new"
 
 
-async def test_failed_flush_wakes_keeper_later(wired, demo, proxy_id, clock, count_wakeups):
-    database, wire = wired
+async def test_failed_flush_wakes_keeper_later(linked_database, demo, proxy_id, clock, count_wakeups):
+    database, link = linked_database
     sink = HeartbeatSink(database, replica="a", clock=clock)
-    await wire.cut()
+    await link.cut()
     sink.add(make_heartbeat(proxy_id, clock()))
     with pytest.raises(DatabaseUnreachable):
         await sink.flush()
-    await wire.mend()
+    await link.restore()
     await sink.flush()
     assert await count_wakeups() == 1
 
@@ -186,17 +186,17 @@ async def test_cancelled_sink_writes_pending_heartbeats(database, proxy_id, cloc
     assert [row["reason"] for row in await query("SELECT reason FROM heartbeat")] == ["last words"]
 
 
-async def test_running_sink_survives_outage_and_logs_it_once(wired, demo, proxy_id, clock, query, until):
-    database, wire = wired
+async def test_running_sink_survives_outage_and_logs_it_once(linked_database, demo, proxy_id, clock, query, until):
+    database, link = linked_database
     sink = HeartbeatSink(database, replica="a", clock=clock, period_s=0.01)
     with capture_logs() as logged:
         task = asyncio.create_task(sink.run())
         await until(lambda: query("SELECT 1 FROM ear"))
-        await wire.cut()
+        await link.cut()
         await until(lambda: "heartbeats.kept" in [entry["event"] for entry in logged])
         sink.add(make_heartbeat(proxy_id, clock.advance(seconds=10)))
         clock.advance(seconds=10)
-        await wire.mend()
+        await link.restore()
         await until(lambda: query("SELECT 1 FROM heartbeat"))
         await until(lambda: "heartbeats.written_again" in [entry["event"] for entry in logged])
         task.cancel()

@@ -21,7 +21,7 @@ GOOD = {"tunnel": "up", "envoy": "up"}
 
 
 async def test_heartbeat_reply_has_state_and_sink_stores_it(exit_proxy, demo, clock):
-    reply = await exit_proxy.beat(tunnel="down", reason="no handshake\nfor 3 min", leaving=True, version="0.1.0")
+    reply = await exit_proxy.beat(tunnel="down", reason="no handshake\nfor 3 min", stopping=True, version="0.1.0")
     assert (reply.status, reply.json) == (202, {"state": "registering", "interval_s": 10})
     await demo.context.heartbeat_sink.flush()
     shown = (await demo("GET", f"/api/v1/proxies/{exit_proxy.id}")).json["last_heartbeat"]
@@ -29,7 +29,7 @@ async def test_heartbeat_reply_has_state_and_sink_stores_it(exit_proxy, demo, cl
         "at": "2026-01-01T12:00:00Z",
         "tunnel": "down",
         "envoy": "up",
-        "leaving": True,
+        "stopping": True,
         "reason": "no handshake\nfor 3 min",
         "version": "0.1.0",
     }
@@ -40,7 +40,7 @@ async def test_heartbeat_reply_has_state_and_sink_stores_it(exit_proxy, demo, cl
 async def test_observation_is_shown_and_keeps_etag(exit_proxy, demo):
     before = await demo("GET", f"/api/v1/exits/{exit_proxy.id}")
     assert before.json["observation"] is None
-    seen = {"address": "198.51.100.9", "country": "us", "disagreement": "a sees this, b sees that"}
+    seen = {"address": "198.51.100.9", "country": "us", "conflict": "a sees this, b sees that"}
     assert (await exit_proxy.beat(observation=seen)).status == 202
     await demo.context.heartbeat_sink.flush()
     after = await demo("GET", f"/api/v1/exits/{exit_proxy.id}")
@@ -49,6 +49,20 @@ async def test_observation_is_shown_and_keeps_etag(exit_proxy, demo):
     assert [row["observation"] for row in (await demo("GET", "/api/v1/exits")).json["items"]] == [
         after.json["observation"]
     ]
+
+
+async def test_names_of_previous_release_are_accepted(exit_proxy, gateway, demo):
+    seen = {"trouble": "a: it answers 500", "disagreement": "a sees this"}
+    results = [{"id": str(exit_proxy.id), "trouble": "it has one server only"}]
+    body = {"tunnel": "up", "envoy": "up", "leaving": True, "observation": seen, "settled": results}
+    assert (await exit_proxy.beat_raw(json.dumps(body).encode())).status == 202
+    removed = [{"address": "192.0.2.77", "port": 8443}]
+    reply = await gateway.beat_raw(json.dumps({"envoy": "up", "gone": removed}).encode())
+    assert reply.json["cut"] == reply.json["endpoints_to_cut"] == removed
+    await demo.context.heartbeat_sink.flush()
+    assert (await demo("GET", f"/api/v1/proxies/{exit_proxy.id}")).json["last_heartbeat"]["stopping"] is True
+    shown = (await demo("GET", f"/api/v1/exits/{exit_proxy.id}")).json["observation"]
+    assert (shown["error"], shown["conflict"]) == ("a: it answers 500", "a sees this")
 
 
 @pytest.mark.parametrize(
@@ -315,8 +329,8 @@ BODIES = {
     "a tunnel that is neither": (b'{"tunnel": "maybe", "envoy": "up"}', 422, "/tunnel"),
     "a tunnel that is true": (b'{"tunnel": true, "envoy": "up"}', 422, "/tunnel"),
     "no word on Envoy": (b'{"tunnel": "up"}', 422, "/envoy"),
-    "leaving by a word": (b'{"tunnel": "up", "envoy": "up", "leaving": "no"}', 422, "/leaving"),
-    "leaving by a number": (b'{"tunnel": "up", "envoy": "up", "leaving": 1}', 422, "/leaving"),
+    "stopping by a word": (b'{"tunnel": "up", "envoy": "up", "stopping": "no"}', 422, "/stopping"),
+    "stopping by a number": (b'{"tunnel": "up", "envoy": "up", "stopping": 1}', 422, "/stopping"),
     "a reason with NUL": (b'{"tunnel": "up", "envoy": "up", "reason": "a\\u0000b"}', 422, "/reason"),
     "a reason with an escape": (b'{"tunnel": "up", "envoy": "up", "reason": "\\u001b[31m"}', 422, "/reason"),
     "a reason without end": (b'{"tunnel": "up", "envoy": "up", "reason": "' + b"x" * 501 + b'"}', 422, "/reason"),

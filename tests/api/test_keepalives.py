@@ -379,11 +379,11 @@ async def store(database: Database, name: str, now: datetime, *, keep: int) -> N
         await keepalives.store(session, name, {}, now, keep=keep)
 
 
-async def test_database_outage_is_503_with_retry_after(make_api, wired, key):
-    database, wire = wired
+async def test_database_outage_is_503_with_retry_after(make_api, linked_database, key):
+    database, link = linked_database
     api = make_api(database)
     assert (await api("POST", KEEPALIVE, payload())).status == 200
-    await wire.cut()
+    await link.cut()
     reply = await api("POST", KEEPALIVE, payload())
     assert (reply.status, reply.is_problem) == (503, True)
 

@@ -70,10 +70,10 @@ async def test_examples_work(document, api):
     made = {}
     for name in COLLECTIONS:
         path = f"/api/v1/{name}"
-        wish = example(path, "post") if name != "certificates" else {"name": "c", "fleet": "demo", **certificate()}
-        reply = await api("POST", path, wish)
+        body = example(path, "post") if name != "certificates" else {"name": "c", "fleet": "demo", **certificate()}
+        reply = await api("POST", path, body)
         assert reply.status == 201, reply.body
-        assert (await api("PUT", f"{path}/{reply.json['id']}", wish)).json["name"] == wish["name"]
+        assert (await api("PUT", f"{path}/{reply.json['id']}", body)).json["name"] == body["name"]
         made[name] = reply.json["id"]
     for name, place in COLLECTIONS.items():
         path = f"/api/v1/{name}"
@@ -92,7 +92,7 @@ async def test_heartbeat_examples_work(document, exit_proxy, gateway):
     paths = {"/api/v1/exits/{exit_id}/heartbeat": exit_proxy, "/api/v1/proxies/{proxy_id}/heartbeat": gateway}
     for path, proxy in paths.items():
         operation = document["paths"][path]["post"]
-        assert operation["security"] == [{"proof": []}]
+        assert operation["security"] == [{"signature": []}]
         example = operation["requestBody"]["content"]["application/json"]["example"]
         assert (await proxy.beat_raw(json.dumps(example).encode())).status == 202
 

@@ -217,9 +217,9 @@ async def test_audit_names_fields_without_personal_data(api, audited, query):
 
 async def test_deleting_operator_deletes_all_their_data(api, query):
     names = ("lovelace", "lovelace-2")
-    wishes = [ADA | {"name": name} for name in names]
-    made = await api("POST", OPERATORS, wishes[0], headers={"idempotency-key": "k-1"})
-    await api("POST", f"{OPERATORS}/bulk", {"create": wishes[1:]}, headers={"idempotency-key": "k-2"})
+    bodies = [ADA | {"name": name} for name in names]
+    made = await api("POST", OPERATORS, bodies[0], headers={"idempotency-key": "k-1"})
+    await api("POST", f"{OPERATORS}/bulk", {"create": bodies[1:]}, headers={"idempotency-key": "k-2"})
     for name in names:
         await api.anonymous("POST", LOGIN, {"name": name, "password": PASSWORD})
         assert (await api("DELETE", f"{OPERATORS}/{name}")).status == 204

@@ -119,7 +119,10 @@ async def test_unknown_order_is_404(exit_of_two, demo):
 
 async def endpoints_to_cut(gateway, *places):
     endpoints = [{"address": address, "port": port} for address, port in places]
-    return [(each["address"], each["port"]) for each in (await gateway.beat(removed_endpoints=endpoints)).json["cut"]]
+    return [
+        (each["address"], each["port"])
+        for each in (await gateway.beat(removed_endpoints=endpoints)).json["endpoints_to_cut"]
+    ]
 
 
 @pytest.mark.parametrize(

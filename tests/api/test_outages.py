@@ -41,29 +41,29 @@ async def test_errors_without_database_are_unchanged(make_api):
     assert (await api.anonymous("GET", "/api/v1/auth/oidc/login")).status == 404
 
 
-async def test_api_recovers_with_database(wired, make_api, stored):
-    database, wire = wired
+async def test_api_recovers_with_database(linked_database, make_api, stored):
+    database, link = linked_database
     api = make_api(database)
     assert (await api("POST", "/api/v1/fleets", FLEET)).status == 201
-    await wire.cut()
+    await link.cut()
     for _ in range(3):
         assert (await api("POST", "/api/v1/fleets", FLEET | {"name": "other"})).status == 503
         assert (await api("GET", "/api/v1/fleets")).status == 503
-    await wire.mend()
+    await link.restore()
     assert (await stored())["revision"] == 1
     assert (await api("POST", "/api/v1/fleets", FLEET | {"name": "other"})).status == 201
     assert len((await api("GET", "/api/v1/fleets")).json["items"]) == 2
 
 
-async def test_interrupted_write_stores_nothing(wired, make_api, stored, monkeypatch):
-    database, wire = wired
+async def test_interrupted_write_stores_nothing(linked_database, make_api, stored, monkeypatch):
+    database, link = linked_database
     api = make_api(database)
     inserted = asyncio.Event()
 
     async def wait_forever(unit):
         inserted.set()
         await unit.session.connection()
-        await wire.cut()
+        await link.cut()
 
     # the connection breaks between the insertion of rows and the new revision
     monkeypatch.setattr("model.unit_of_work.UnitOfWork.seal", wait_forever)
@@ -74,13 +74,13 @@ async def test_interrupted_write_stores_nothing(wired, make_api, stored, monkeyp
     assert (after["revision"], after["fleet"], after["listener"]) == (0, 0, 0)
 
 
-async def test_known_proxies_send_heartbeats_during_outage(wired, make_api, make_token, demo, clock, query):
-    database, wire = wired
+async def test_known_proxies_send_heartbeats_during_outage(linked_database, make_api, make_token, demo, clock, query):
+    database, link = linked_database
     api = make_api(database)
     known, unknown = [await enrolled(api, make_token, name) for name in ("one", "two")]
     assert (await known.beat()).status == 202
     await api.context.heartbeat_sink.flush()
-    await wire.cut()
+    await link.cut()
     for _ in range(5):
         clock.advance(seconds=10)
         reply = await known.beat()
@@ -88,7 +88,7 @@ async def test_known_proxies_send_heartbeats_during_outage(wired, make_api, make
     reply = await unknown.beat()
     assert (reply.status, reply.json["code"]) == (503, "database_unreachable")
     assert api.context.heartbeat_sink.pending_count == 1
-    await wire.mend()
+    await link.restore()
     await api.context.heartbeat_sink.flush()
     assert [row["heard_at"] for row in await query("SELECT heard_at FROM heartbeat")] == [clock()]
     assert (await unknown.beat()).status == 202
@@ -100,17 +100,17 @@ async def enrolled(api, make_token, name):
     return proxy
 
 
-async def test_removal_is_seen_after_outage_of_replica(wired, make_api, make_token, demo, until):
-    database, wire = wired
+async def test_removal_is_seen_after_outage_of_replica(linked_database, make_api, make_token, demo, until):
+    database, link = linked_database
     api = make_api(database)
     proxy = await enrolled(api, make_token, "one")
     following = asyncio.create_task(api.context.certificate_cache.run())
     await until(lambda: api.context.certificate_cache._revision)
     assert (await proxy.beat()).status == 202
-    await wire.cut()
+    await link.cut()
     assert (await demo("DELETE", f"/api/v1/exits/{proxy.id}")).status == 204
     assert (await proxy.beat()).status == 202
-    await wire.mend()
+    await link.restore()
     await until(lambda: not api.context.certificate_cache._credentials)
     assert (await proxy.beat()).status == 410
     following.cancel()

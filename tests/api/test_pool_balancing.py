@@ -23,8 +23,8 @@ DEFAULT_RESILIENCE = {
     "unhealthy_after": 2,
     "healthy_after": 1,
     "degraded_above_ms": None,
-    "falls_borne": 5,
-    "falls_window_s": 600,
+    "flap_threshold": 5,
+    "flap_window_s": 600,
     "hold_down_s": 60,
 }
 POOL = {"name": "de", "fleet": "demo", "country": "de"}
@@ -39,11 +39,11 @@ LARGEST = {
     "unhealthy_after": 100,
     "healthy_after": 100,
     "degraded_above_ms": 60_000,
-    "falls_borne": 1_000,
-    "falls_window_s": 86_400,
+    "flap_threshold": 1_000,
+    "flap_window_s": 86_400,
     "hold_down_s": 3_600,
 }
-_FROM_ZERO = {"max_ejection_percent", "panic_threshold_percent", "falls_borne", "hold_down_s"}
+_FROM_ZERO = {"max_ejection_percent", "panic_threshold_percent", "flap_threshold", "hold_down_s"}
 SMALLEST = {name: 0 if name in _FROM_ZERO else 1 for name in LARGEST}
 
 
@@ -90,6 +90,12 @@ async def test_resilience_accepts_its_bounds(demo, bounds):
     reply = await demo("POST", "/api/v1/pools", POOL | {"resilience": bounds})
     assert (reply.status, reply.json["resilience"]) == (201, bounds)
     assert (await pool_of(demo, "de")).resilience == Resilience(**bounds)
+
+
+async def test_resilience_stored_by_previous_release_is_shown(demo, query):
+    await query("""UPDATE pool SET resilience = '{"falls_borne": 2, "falls_window_s": 60}' RETURNING id""")
+    shown = (await demo("GET", "/api/v1/pools/us")).json["resilience"]
+    assert shown == DEFAULT_RESILIENCE | {"flap_threshold": 2, "flap_window_s": 60}
 
 
 async def test_patch_replaces_whole_objects_and_keeps_the_rest(demo):
@@ -181,12 +187,12 @@ async def test_explain_lists_standby_exits_last(demo):
 WRONG_POOLS = {
     "no object to share by": ({"balancing": "session"}, "/balancing"),
     "nothing to share by": ({"balancing": None}, "/balancing"),
-    "nothing to bear": ({"resilience": None}, "/resilience"),
+    "no resilience": ({"resilience": None}, "/resilience"),
     "an unknown policy": ({"balancing": {"policy": "fastest"}}, "/balancing/policy"),
     "a policy of another case": ({"balancing": {"policy": "SESSION"}}, "/balancing/policy"),
     "no policy at all": ({"balancing": {"policy": None}}, "/balancing/policy"),
     "a time to live of sessions": ({"balancing": {"session_ttl_s": 5}}, "/balancing/session_ttl_s"),
-    "something else to bear": ({"resilience": {"retries": 5}}, "/resilience/retries"),
+    "unknown resilience field": ({"resilience": {"retries": 5}}, "/resilience/retries"),
     "a longest ejection below the first": (
         {"resilience": {"ejection_time_s": 10, "max_ejection_time_s": 9}},
         "/resilience",

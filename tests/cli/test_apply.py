@@ -91,9 +91,9 @@ async def test_diff_exits_with_1_for_difference_0_for_none_2_for_error(exitplane
     changed = await exitplane("diff", "-f", file(STATE.replace("8443", "8444")))
     assert (changed.status, changed.out) == (1, "~ exit demo/us-1\n    port: 8443 -> 8444\n")
     for text in ("pools: [", STATE.replace("pool: us", "pool: fr")):
-        trouble = await exitplane("diff", "-f", file(text))
-        assert (trouble.status, trouble.out) == (2, "")
-        assert trouble.err.startswith("exitplane: ")
+        error = await exitplane("diff", "-f", file(text))
+        assert (error.status, error.out) == (2, "")
+        assert error.err.startswith("exitplane: ")
     away = await exitplane("diff", "-f", path, EXITPLANE_API="http://127.0.0.1:1")
     assert away.status == 2
 

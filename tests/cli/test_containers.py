@@ -26,7 +26,7 @@ async def pools(api, database, clock):
         pool = await api.pools.create(PoolIn(name=name, fleet="demo", country=name, containers=wanted))
         await api.exits.create(ExitIn(name=f"{name}-1", fleet="demo", pool=name, address="192.0.2.1", port=8443))
         async with database.session() as session:
-            row = ContainerRow(name=f"{name}-1", pool_id=pool.id, slot=1, started_at=clock(), life="running")
+            row = ContainerRow(name=f"{name}-1", pool_id=pool.id, slot=1, started_at=clock(), state="running")
             await containers.save(session, row)
     async with database.session() as session:
         await containers.record_engine(session, "unix:///run/engine.sock", clock(), "")
@@ -73,8 +73,8 @@ async def test_restart_needs_either_exits_or_a_pool(exitplane, pending_commands,
 async def test_logs_are_printed_verbatim(exitplane, database, clock, until):
     async def answer():
         async with database.session() as session:
-            for wish in await container_commands.pending(session):
-                await container_commands.complete(session, wish.id, clock(), answer="[bold]a line\n")
+            for command in await container_commands.pending(session):
+                await container_commands.complete(session, command.id, clock(), answer="[bold]a line\n")
                 return True
         return False
 

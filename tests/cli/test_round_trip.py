@@ -112,10 +112,10 @@ def states(draw):
         for name, port in draw(
             some.lists(some.tuples(NAMES, PORTS), max_size=3, unique_by=(lambda each: each[0], lambda each: each[1]))
         ):
-            wish = {"country": draw(some.none() | COUNTRIES)}
+            intent = {"country": draw(some.none() | COUNTRIES)}
             if pools and draw(some.booleans()):
-                wish = {"pool": draw(some.sampled_from(pools))}
-            state["listeners"].append({"name": name, "fleet": fleet, "address": "127.0.0.1", "port": port, **wish})
+                intent = {"pool": draw(some.sampled_from(pools))}
+            state["listeners"].append({"name": name, "fleet": fleet, "address": "127.0.0.1", "port": port, **intent})
         for name in draw(some.lists(NAMES, max_size=3, unique=True)) if pools else []:
             state["exits"].append(
                 {

@@ -21,7 +21,7 @@ BOUND_S = 120.0
 """The time limit of every wait, generous for a busy machine."""
 NEVER_S = 600.0
 """A silence timeout that no exit exceeds on a busy machine, for tests that are not about silence."""
-TOLERANT_RESILIENCE = {"falls_borne": 1_000, "check_timeout_s": 10}
+TOLERANT_RESILIENCE = {"flap_threshold": 1_000, "check_timeout_s": 10}
 """The resilience of pools whose exits may fail often and answer late without being held back."""
 
 

@@ -72,7 +72,7 @@ def test_observation_of_an_exit_is_shown(lab, cleanup):
         assert (seen["city"], seen["time_zone"]) == (f"{exit_.country.upper()} City", "Etc/UTC")
         assert seen["resolver"] == f"{resolver} in {exit_.country}"
         assert 0 < seen["rtt_ms"] < 1000
-        assert (seen["leak"], seen["trouble"], seen["disagreement"], seen["address_v6"]) == ("", "", "", None)
+        assert (seen["leak"], seen["error"], seen["conflict"], seen["address_v6"]) == ("", "", "", None)
 
 
 @pytest.mark.parametrize("number", [0, 2], ids=["one of two", "the only one"])
@@ -183,7 +183,7 @@ def test_first_source_decides_when_geolocations_disagree(lab, cleanup, eventuall
     lab.set_geolocation("/ip-api", "fr")
     gb = lab.exits[2]
     eventually(lambda: item(lab, gb)["state"] == "degraded")
-    assert f"{gb.egress_address} in fr" in item(lab, gb)["observation"]["disagreement"]
+    assert f"{gb.egress_address} in fr" in item(lab, gb)["observation"]["conflict"]
     assert lab.request("gb").status == 200
 
     cleanup.callback(lab.set_geolocation, "/ipinfo")
@@ -213,5 +213,5 @@ def test_failed_geolocation_neither_verifies_nor_removes_exits(lab, cleanup, eve
     exit_.restore_tunnel()
     shown = wait_until_removed(lab, exit_, "verifying", eventually)
     assert "pool gb" in request_refused(lab, "gb")
-    eventually(lambda: expected in item(lab, exit_)["observation"]["trouble"])
+    eventually(lambda: expected in item(lab, exit_)["observation"]["error"])
     assert shown["observation"]["country"] is None

@@ -58,7 +58,7 @@ class KeeperHarness:
 
     async def send_heartbeat(self, exit_id: UUID, *, at: datetime | None = None, **said: Any) -> None:
         """Store a heartbeat of an exit."""
-        good = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"}
+        good = {"tunnel_up": True, "envoy_up": True, "stopping": False, "reason": "", "version": "1"}
         async with self.database.session() as session:
             await heartbeats.store(session, [Heartbeat(exit_id, at or self.clock(), **(good | said))])
 

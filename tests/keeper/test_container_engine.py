@@ -14,7 +14,7 @@ import pytest
 
 from keeper.containers.api_version import NEWEST, OLDEST, ApiVersion
 from keeper.containers.engine import Engine
-from keeper.containers.engine_responses import ContainerStatus, read_inspected, read_list, read_logs, read_version
+from keeper.containers.engine_responses import ContainerState, read_inspected, read_list, read_logs, read_version
 from keeper.containers.errors import (
     BadEngineResponse,
     EngineError,
@@ -60,7 +60,7 @@ async def live_through(engine: Engine, image: str, command: list[str], until) ->
     made = await engine.create(name, body)
     try:
         (seen,) = await engine.list(wanted)
-        assert (seen.id, seen.name, seen.life) == (made, name, ContainerStatus.CREATED)
+        assert (seen.id, seen.name, seen.state) == (made, name, ContainerState.CREATED)
         assert seen.labels.items() >= labels.items()
         with pytest.raises(NameTaken):
             await engine.create(name, body)
@@ -68,13 +68,13 @@ async def live_through(engine: Engine, image: str, command: list[str], until) ->
         await engine.start(made)
         await engine.start(made)
         inspected = await engine.inspect(name)
-        assert (inspected.id, inspected.name, inspected.life) == (made, name, ContainerStatus.RUNNING)
+        assert (inspected.id, inspected.name, inspected.state) == (made, name, ContainerState.RUNNING)
         written = await until(lambda: engine.logs(made, 2))
         await engine.restart(made, 1)
-        assert (await engine.inspect(made)).life is ContainerStatus.RUNNING
+        assert (await engine.inspect(made)).state is ContainerState.RUNNING
         await engine.stop(made, 1)
         await engine.stop(made, 1)
-        assert [each.life for each in await engine.list(wanted)] == [ContainerStatus.ENDED]
+        assert [each.state for each in await engine.list(wanted)] == [ContainerState.ENDED]
     finally:
         await engine.remove(made)
     await engine.remove(made)
@@ -343,27 +343,27 @@ async def test_server_without_http_is_unreachable(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("said", "life"),
+    ("said", "state"),
     [
-        *(("created", ContainerStatus.CREATED), ("configured", ContainerStatus.CREATED)),
+        *(("created", ContainerState.CREATED), ("configured", ContainerState.CREATED)),
         *(
-            ("running", ContainerStatus.RUNNING),
-            ("Running", ContainerStatus.RUNNING),
-            ("paused", ContainerStatus.RUNNING),
+            ("running", ContainerState.RUNNING),
+            ("Running", ContainerState.RUNNING),
+            ("paused", ContainerState.RUNNING),
         ),
         *(
-            ("exited", ContainerStatus.ENDED),
-            ("dead", ContainerStatus.ENDED),
-            ("removing", ContainerStatus.ENDED),
-            ("something new", ContainerStatus.ENDED),
+            ("exited", ContainerState.ENDED),
+            ("dead", ContainerState.ENDED),
+            ("removing", ContainerState.ENDED),
+            ("something new", ContainerState.ENDED),
         ),
     ],
 )
-def test_engine_states_map_to_three_statuses(said, life):
+def test_engine_states_map_to_three_states(said, state):
     listed = read_list(f'[{{"Id": "a", "Names": ["/us-1"], "State": "{said}", "Labels": null}}]'.encode())
-    assert [(each.name, each.life) for each in listed] == [("us-1", life)]
+    assert [(each.name, each.state) for each in listed] == [("us-1", state)]
     shown = read_inspected(f'{{"Id": "a", "Name": "/us-1", "State": {{"Status": "{said}"}}}}'.encode())
-    assert shown.life is life
+    assert shown.state is state
 
 
 @pytest.mark.parametrize(

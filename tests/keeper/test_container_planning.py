@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keeper.containers.engine_responses import ContainerStatus
+from keeper.containers.engine_responses import ContainerState
 from keeper.containers.planning import (
     ENROL_WITHIN,
     CreateContainer,
@@ -33,7 +33,7 @@ SERVES = ObservedExit(ExitState.HEALTHY, NOW - timedelta(minutes=50), NOW - time
 
 def slot(number: int, **fields) -> Slot:
     """Return a running container that serves without load; `fields` override its fields."""
-    given = {"life": ContainerStatus.RUNNING, "started_at": LONG_AGO, "exit": SERVES}
+    given = {"state": ContainerState.RUNNING, "started_at": LONG_AGO, "exit": SERVES}
     return Slot(number, f"us-{number}", **(given | fields))
 
 
@@ -63,17 +63,17 @@ def test_healthy_pool_needs_no_action():
 
 
 def test_ended_container_is_replaced_with_the_reason():
-    assert actions(slot(1), slot(2, life=ContainerStatus.ENDED, status="Exited (137)")) == (
+    assert actions(slot(1), slot(2, state=ContainerState.ENDED, status="Exited (137)")) == (
         RemoveContainer("us-2", "it ended: Exited (137)", for_good=False),
     )
 
 
 def test_missing_container_is_created_again_in_its_slot():
-    assert actions(slot(1), slot(2, life=ContainerStatus.MISSING)) == (CreateContainer(2, "its container is gone"),)
+    assert actions(slot(1), slot(2, state=ContainerState.MISSING)) == (CreateContainer(2, "its container is gone"),)
 
 
 def test_created_container_is_started():
-    assert actions(slot(1), slot(2, life=ContainerStatus.CREATED, exit=None)) == (
+    assert actions(slot(1), slot(2, state=ContainerState.CREATED, exit=None)) == (
         StartContainer("us-2", "it was not started yet"),
     )
 
@@ -105,9 +105,9 @@ def test_silence_outside_the_ingest_window_does_not_count():
     assert plan(SETTINGS, [slot(1), silent], PoolScale(wanted=2), NOW, NOW - timedelta(seconds=20)).actions == ()
 
 
-@pytest.mark.parametrize("life", [ContainerStatus.ENDED, ContainerStatus.MISSING, ContainerStatus.RUNNING])
-def test_stopped_container_is_not_replaced(life):
-    assert actions(slot(1), slot(2, life=life, held=True, exit=None)) == ()
+@pytest.mark.parametrize("state", [ContainerState.ENDED, ContainerState.MISSING, ContainerState.RUNNING])
+def test_stopped_container_is_not_replaced(state):
+    assert actions(slot(1), slot(2, state=state, held=True, exit=None)) == ()
 
 
 @pytest.mark.parametrize("state", [ExitState.DRAINING, ExitState.DISABLED])
@@ -116,7 +116,7 @@ def test_container_of_a_taken_out_exit_is_not_replaced(state):
 
 
 def test_removed_pool_drains_running_containers_and_removes_others():
-    found = actions(slot(1), slot(2, exit=None), slot(3, life=ContainerStatus.ENDED), settings=None)
+    found = actions(slot(1), slot(2, exit=None), slot(3, state=ContainerState.ENDED), settings=None)
     assert brief(found) == [("DrainExit", "us-1"), ("RemoveContainer", "us-2"), ("RemoveContainer", "us-3")]
     assert all(action.for_good for action in found if isinstance(action, RemoveContainer))
 
@@ -134,7 +134,7 @@ def leaving(seconds_ago: float, **fields):
         (leaving(30, open_requests=5), False),
         (leaving(60, open_requests=5), True),
         (leaving(2, open_requests=0), False),  # its last heartbeat is from before the drain
-        (slot(3, leaving_since=NOW, life=ContainerStatus.ENDED), True),
+        (slot(3, leaving_since=NOW, state=ContainerState.ENDED), True),
         (slot(3, leaving_since=NOW, exit=None), True),
     ],
 )
@@ -244,8 +244,8 @@ def test_pool_with_dying_containers_doubles_its_backoff():
 
 def test_no_container_is_created_during_the_backoff():
     scale = PoolScale(wanted=2, failures=3, retry_at=NOW + timedelta(seconds=4))
-    assert actions(slot(1), slot(2, life=ContainerStatus.MISSING), scale=scale) == ()
-    assert brief(actions(slot(1), slot(2, life=ContainerStatus.MISSING), scale=replace(scale, retry_at=NOW))) == [
+    assert actions(slot(1), slot(2, state=ContainerState.MISSING), scale=scale) == ()
+    assert brief(actions(slot(1), slot(2, state=ContainerState.MISSING), scale=replace(scale, retry_at=NOW))) == [
         ("CreateContainer", 2)
     ]
 
@@ -280,15 +280,15 @@ class SimulatedPool:
         self.scale = found.scale
         for action in found.actions:
             self._do(action)
-        running = [each for each in self.slots.values() if each.life is not ContainerStatus.MISSING]
+        running = [each for each in self.slots.values() if each.state is not ContainerState.MISSING]
         self.most = max(self.most, len(running))
         return found.actions
 
     def _after_step(self, each: Slot) -> Slot:
-        if each.life is not ContainerStatus.RUNNING:
+        if each.state is not ContainerState.RUNNING:
             return each
         if self.broken and each.exit is None:
-            return replace(each, life=ContainerStatus.ENDED, status="Exited (1)")
+            return replace(each, state=ContainerState.ENDED, status="Exited (1)")
         if self.now - each.started_at < timedelta(seconds=10):
             return each
         old = each.exit
@@ -301,10 +301,10 @@ class SimulatedPool:
         by_name = {each.name: number for number, each in self.slots.items()}
         match action:
             case CreateContainer(slot=number):
-                self.slots[number] = Slot(number, f"us-{number}", ContainerStatus.RUNNING, self.now)
+                self.slots[number] = Slot(number, f"us-{number}", ContainerState.RUNNING, self.now)
             case StartContainer(name=name):
                 number = by_name[name]
-                self.slots[number] = replace(self.slots[number], life=ContainerStatus.RUNNING, started_at=self.now)
+                self.slots[number] = replace(self.slots[number], state=ContainerState.RUNNING, started_at=self.now)
             case DrainExit(name=name):
                 old = self.slots[by_name[name]]
                 gone = old.exit and replace(old.exit, state=ExitState.DRAINING)
@@ -313,7 +313,7 @@ class SimulatedPool:
                 del self.slots[by_name[name]]
             case RemoveContainer(name=name):
                 number = by_name[name]
-                self.slots[number] = replace(self.slots[number], life=ContainerStatus.MISSING, exit=None)
+                self.slots[number] = replace(self.slots[number], state=ContainerState.MISSING, exit=None)
 
     def serving(self) -> int:
         return sum(each.serves for each in self.slots.values())
@@ -340,13 +340,13 @@ def apply_event(pool: SimulatedPool, event: str, value: int):
         case "wait":
             pool.step(value)
         case "kill" if each:
-            pool.slots[value] = replace(each, life=ContainerStatus.ENDED, status="Exited (137)")
+            pool.slots[value] = replace(each, state=ContainerState.ENDED, status="Exited (137)")
         case "delete" if each:
-            pool.slots[value] = replace(each, life=ContainerStatus.MISSING)
+            pool.slots[value] = replace(each, state=ContainerState.MISSING)
         case "lose" if each and each.exit:
             pool.slots[value] = replace(each, exit=replace(each.exit, state=ExitState.LOST, state_since=pool.now))
-        case "crash between making and starting" if each and each.life is ContainerStatus.MISSING:
-            pool.slots[value] = replace(each, life=ContainerStatus.CREATED)
+        case "crash between making and starting" if each and each.state is ContainerState.MISSING:
+            pool.slots[value] = replace(each, state=ContainerState.CREATED)
 
 
 @settings(max_examples=scaled(50), deadline=None)

@@ -499,11 +499,11 @@ async def test_named_join_token_is_for_one_key(database, clock, harness):
 
 
 async def test_old_commands_are_pruned(testbed, database):
-    wish = await testbed.command(7, "stop")
+    command = await testbed.command(7, "stop")
     await testbed.reconcile()
     testbed.clock.advance(hours=2)
     await testbed.reconcile()
-    assert await testbed.answer(wish) is None
+    assert await testbed.answer(command) is None
 
 
 async def test_heartbeat_of_an_unknown_exit_makes_no_container(testbed):

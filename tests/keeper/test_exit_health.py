@@ -18,16 +18,16 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 THRESHOLDS = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
 REGISTERING, HEALTHY, DEGRADED, VERIFYING, LEAKING, UNREACHABLE, LOST, DRAINING, DISABLED = ExitState
 
-GOOD = {"tunnel_up": True, "envoy_up": True, "leaving": False, "reason": "", "version": "1"}
+GOOD = {"tunnel_up": True, "envoy_up": True, "stopping": False, "reason": "", "version": "1"}
 TUNNEL_DOWN = GOOD | {"tunnel_up": False, "reason": "no handshake for 180 s"}
 ENVOY_DOWN = GOOD | {"envoy_up": False}
-LEAVING = GOOD | {"leaving": True}
-AT_HOME = GOOD | {"observation": {"address": "192.0.2.1", "country": "us", "leak": "", "trouble": ""}}
+STOPPING = GOOD | {"stopping": True}
+AT_HOME = GOOD | {"observation": {"address": "192.0.2.1", "country": "us", "leak": "", "error": ""}}
 ABROAD = GOOD | {"observation": AT_HOME["observation"] | {"country": "fr"}}
-NOWHERE = GOOD | {"observation": {"address": None, "country": None, "trouble": "geo: it cannot be reached"}}
+NOWHERE = GOOD | {"observation": {"address": None, "country": None, "error": "geo: it cannot be reached"}}
 LEAKY = GOOD | {"observation": AT_HOME["observation"] | {"leak": "its traffic leaves from the host's own address"}}
 
-DISPUTED = GOOD | {"observation": AT_HOME["observation"] | {"disagreement": "a sees fr"}}
+DISPUTED = GOOD | {"observation": AT_HOME["observation"] | {"conflict": "a sees fr"}}
 
 HEARTBEATS = {
     # the heartbeat, its age in seconds, and whether it came before or since the start of the state
@@ -37,12 +37,12 @@ HEARTBEATS = {
     "the tunnel is down": (TUNNEL_DOWN, 5, "since"),
     "the tunnel was down before": (TUNNEL_DOWN, 5, "before"),
     "its Envoy is down": (ENVOY_DOWN, 5, "since"),
-    "it leaves": (LEAVING, 5, "since"),
+    "it leaves": (STOPPING, 5, "since"),
     "silence": (GOOD, 31, "since"),
     "silence from before": (GOOD, 31, "before"),
     "long silence": (GOOD, 301, "since"),
     "long silence after a complaint": (TUNNEL_DOWN, 301, "since"),
-    "long silence after it left": (LEAVING, 301, "since"),
+    "long silence after it left": (STOPPING, 301, "since"),
     "long silence from before": (GOOD, 301, "before"),
     "it comes out at home": (AT_HOME, 5, "since"),
     "it comes out abroad": (ABROAD, 5, "since"),
@@ -200,7 +200,12 @@ def test_verdict_has_a_reason(heard, reason):
         (UNREACHABLE, "its Envoy is down", "the tunnel is down", "its tunnel is down: no handshake for 180 s"),
         (UNREACHABLE, "its tunnel is down: no handshake for 75.5 s", "the tunnel is down", None),
         (VERIFYING, "its address is not known yet", "nobody knows where it comes out", "geo: it cannot be reached"),
-        (VERIFYING, "it fell out 6 times: it has to be up for 60 s", "it comes out at home", None),  # it is held down
+        (
+            VERIFYING,
+            "it stopped serving 6 times: it has to be up for 60 s",
+            "it comes out at home",
+            None,
+        ),  # it is held down
         (DEGRADED, "it carries 9 requests", "its sources disagree", "sources disagree: a sees fr"),
         (HEALTHY, "", "all is well", None),
         (DISABLED, "by ada", "the tunnel is down", None),

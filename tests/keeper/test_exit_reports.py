@@ -39,8 +39,8 @@ OBSERVATIONS = st.none() | st.fixed_dictionaries(
     {
         "country": st.sampled_from(["us", "us", "fr", None]),
         "leak": st.sampled_from(["", "", "it leaks"]),
-        "trouble": st.just(""),
-        "disagreement": st.sampled_from(["", "", "one sees fr"]),
+        "error": st.just(""),
+        "conflict": st.sampled_from(["", "", "one sees fr"]),
         "rtt_ms": st.none() | st.sampled_from([79.5, 80, 80.5, 100, 100.5]),
     }
 )
@@ -163,13 +163,13 @@ async def test_exits_that_do_not_move_are_not_judged(harness, clock, judged, of_
         heard.pop(ExitState.LOST, None)
         await harness.pass_time(4)
     assert judged == []
-    await harness.send_heartbeat(exits[ExitState.HEALTHY][0], leaving=True)
+    await harness.send_heartbeat(exits[ExitState.HEALTHY][0], stopping=True)
     await harness.run_keeper()
     assert judged == [exits[ExitState.HEALTHY][0]]
 
 
 def beat(exit_id, at, tunnel_up) -> Heartbeat:
-    return Heartbeat(exit_id, at, tunnel_up, envoy_up=True, leaving=False, reason="", version="1")
+    return Heartbeat(exit_id, at, tunnel_up, envoy_up=True, stopping=False, reason="", version="1")
 
 
 @pytest.mark.parametrize("others", [1, 8])

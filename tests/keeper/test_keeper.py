@@ -61,7 +61,7 @@ async def test_new_reason_keeps_the_start_of_the_state(harness, clock):
     assert (row.state, row.state_since) == (ExitState.UNREACHABLE, out.state_since)
 
 
-@pytest.mark.parametrize("said", [{"tunnel_up": False}, {"envoy_up": False}, {"leaving": True}])
+@pytest.mark.parametrize("said", [{"tunnel_up": False}, {"envoy_up": False}, {"stopping": True}])
 async def test_bad_heartbeat_takes_an_exit_out_until_a_newer_good_one(harness, clock, said):
     one = await harness.declare(state=ExitState.HEALTHY)
     clock.advance(seconds=1)
@@ -108,7 +108,7 @@ async def test_silent_exit_is_unreachable_then_lost_then_recovers(harness, clock
 async def test_leaving_exit_is_lost_in_the_end(harness):
     one = await harness.declare(state=ExitState.HEALTHY)
     await harness.run_keeper()
-    await harness.send_heartbeat(one, leaving=True)
+    await harness.send_heartbeat(one, stopping=True)
     await harness.pass_time(310)
     assert await harness.state(one) is ExitState.LOST
 
@@ -126,10 +126,10 @@ async def test_lost_exit_stays_lost_for_a_new_keeper(harness):
 
 async def test_exit_is_healthy_only_in_the_country_of_its_pool(harness, clock):
     one = await harness.declare()
-    seen = {"address": "198.51.100.9", "country": "us", "trouble": "", "leak": "", "disagreement": ""}
+    seen = {"address": "198.51.100.9", "country": "us", "error": "", "leak": "", "conflict": ""}
     told = []
     for observation in (
-        {"address": None, "country": None, "trouble": "geo: it cannot be reached"},
+        {"address": None, "country": None, "error": "geo: it cannot be reached"},
         seen,
         seen | {"country": "fr"},
         seen,
@@ -154,7 +154,7 @@ async def test_exit_is_healthy_only_in_the_country_of_its_pool(harness, clock):
 @pytest.mark.parametrize("state", [ExitState.DISABLED, ExitState.DRAINING])
 async def test_taken_out_exit_stays_out_whatever_it_reports(state, harness, clock):
     one = await harness.declare(state=state)
-    for said in ({}, {"tunnel_up": False}, {"leaving": True}):
+    for said in ({}, {"tunnel_up": False}, {"stopping": True}):
         clock.advance(seconds=1)
         await harness.send_heartbeat(one, **said)
         await harness.run_keeper()
@@ -302,16 +302,16 @@ async def test_future_timestamps_do_not_hide_later_heartbeats(harness, healthy, 
     assert [each.state for each in stays][-2:] == ["unreachable", "healthy"]
 
 
-async def test_outage_of_postgresql_is_no_silence_of_exits(wired, clock, harness, healthy):
-    database, wire = wired
+async def test_outage_of_postgresql_is_no_silence_of_exits(linked_database, clock, harness, healthy):
+    database, link = linked_database
     harness.keeper._database = database
-    await wire.cut()
+    await link.cut()
     for _ in range(10):
         clock.advance(seconds=4)
         with pytest.raises(DatabaseUnreachable):
             await harness.keeper.run_due()
     clock.advance(seconds=600)
-    await wire.mend()
+    await link.restore()
     await harness.run_keeper()
     await harness.pass_time(20)
     assert await harness.state(healthy) is ExitState.HEALTHY
@@ -444,17 +444,17 @@ async def database_changes_are_from(database, at):
     await connection.close()
 
 
-# -- degraded, falling out, caps, shares -------------------------------------------------------------------------------
+# -- degraded, flapping, caps, shares -------------------------------------------------------------------------------
 
-GOOD = {"address": "198.51.100.1", "country": "us", "trouble": "", "disagreement": "", "leak": "", "rtt_ms": 20}
+GOOD = {"address": "198.51.100.1", "country": "us", "error": "", "conflict": "", "leak": "", "rtt_ms": 20}
 
 
-async def bear(harness, **resilience):
+async def set_resilience(harness, **resilience):
     async with harness.database.session() as session:
         await session.execute(update(PoolRow).values(resilience=resilience))
 
 
-async def balance(harness, **balancing):
+async def set_balancing(harness, **balancing):
     async with harness.database.session() as session:
         await session.execute(update(PoolRow).values(balancing=balancing))
 
@@ -468,13 +468,13 @@ async def send_heartbeat_and_run(harness, exit_id, **said):
 
 async def test_disagreeing_sources_degrade_an_exit(harness):
     one = await harness.declare()
-    row = await send_heartbeat_and_run(harness, one, observation={**GOOD, "disagreement": "a sees fr"})
+    row = await send_heartbeat_and_run(harness, one, observation={**GOOD, "conflict": "a sees fr"})
     assert (row.state, row.state_reason) == (ExitState.DEGRADED, "sources disagree: a sees fr")
     assert (await send_heartbeat_and_run(harness, one, observation=GOOD)).state == ExitState.HEALTHY
 
 
 async def test_slow_exit_is_degraded_until_clearly_faster(harness):
-    await bear(harness, degraded_above_ms=100)
+    await set_resilience(harness, degraded_above_ms=100)
     one = await harness.declare()
     row = await send_heartbeat_and_run(harness, one, observation={**GOOD, "rtt_ms": 101})
     assert (row.state, row.state_reason) == (
@@ -500,41 +500,41 @@ async def test_degraded_exit_that_leaks_is_taken_out_at_once(harness):
     assert await harness.state(one) == ExitState.LEAKING
 
 
-async def fall(harness, exit_id):
+async def flap(harness, exit_id):
     """Report the tunnel down, and up again a second later."""
     await send_heartbeat_and_run(harness, exit_id, tunnel_up=False)
     return await send_heartbeat_and_run(harness, exit_id)
 
 
 async def test_flapping_exit_is_held_down(harness):
-    await bear(harness, falls_borne=2, hold_down_s=30)
+    await set_resilience(harness, flap_threshold=2, hold_down_s=30)
     one = await harness.declare()
     await send_heartbeat_and_run(harness, one)
     for _ in range(2):
-        assert (await fall(harness, one)).state == ExitState.HEALTHY
-    row = await fall(harness, one)
+        assert (await flap(harness, one)).state == ExitState.HEALTHY
+    row = await flap(harness, one)
     assert (row.state, row.state_reason) == (
         ExitState.VERIFYING,
-        "it fell out 3 times within 600 s: it has to be up for 30 s",
+        "it stopped serving 3 times within 600 s: it has to be up for 30 s",
     )
     await harness.pass_time(28)
     assert (await send_heartbeat_and_run(harness, one)).state == ExitState.VERIFYING
     assert (await send_heartbeat_and_run(harness, one)).state == ExitState.HEALTHY
 
 
-async def test_fall_during_hold_down_restarts_it(harness):
-    await bear(harness, falls_borne=0, hold_down_s=30)
+async def test_flap_during_hold_down_restarts_it(harness):
+    await set_resilience(harness, flap_threshold=0, hold_down_s=30)
     one = await harness.declare()
     await send_heartbeat_and_run(harness, one)
-    await fall(harness, one)
+    await flap(harness, one)
     await harness.pass_time(20)
-    assert (await fall(harness, one)).state == ExitState.VERIFYING
+    assert (await flap(harness, one)).state == ExitState.VERIFYING
     await harness.pass_time(20)
     assert (await send_heartbeat_and_run(harness, one)).state == ExitState.VERIFYING
 
 
-async def test_old_falls_do_not_count(harness):
-    await bear(harness, falls_borne=0, falls_window_s=60)
+async def test_old_flaps_do_not_count(harness):
+    await set_resilience(harness, flap_threshold=0, flap_window_s=60)
     one = await harness.declare()
     await send_heartbeat_and_run(harness, one)
     await send_heartbeat_and_run(harness, one, tunnel_up=False)
@@ -542,8 +542,8 @@ async def test_old_falls_do_not_count(harness):
     assert (await send_heartbeat_and_run(harness, one)).state == ExitState.HEALTHY
 
 
-async def test_taking_an_exit_out_is_no_fall(harness):
-    await bear(harness, falls_borne=0)
+async def test_taking_an_exit_out_is_no_flap(harness):
+    await set_resilience(harness, flap_threshold=0)
     one = await harness.declare()
     await send_heartbeat_and_run(harness, one)
     async with write(harness.database) as unit:
@@ -589,7 +589,7 @@ async def revision(harness):
 
 @pytest.mark.slow
 async def test_fleet_is_weighed_once_a_minute_in_one_revision(harness):
-    await balance(harness, weigh_by="latency")
+    await set_balancing(harness, weigh_by="latency")
     exit_ids = [await harness.declare(str(number)) for number in range(4)]
 
     async def spend(seconds, *rtts):
@@ -606,11 +606,11 @@ async def test_fleet_is_weighed_once_a_minute_in_one_revision(harness):
 
 
 async def test_pool_without_weigh_by_resets_its_shares(harness):
-    await balance(harness, weigh_by="cost")
+    await set_balancing(harness, weigh_by="cost")
     one = await harness.declare(cost=3.0)
     await send_heartbeat_and_run(harness, one)
     await harness.pass_time(64)
     assert (await harness.row(one)).share == 16
-    await balance(harness)
+    await set_balancing(harness)
     await harness.pass_time(64)
     assert (await harness.row(one)).share == 1

@@ -88,25 +88,25 @@ async def test_ended_keeper_frees_the_lease(database, until):
         await until(lambda: workers.now and workers.now != [first])
 
 
-async def test_lease_is_retried_after_the_work_lost_the_database(wired, until):
-    database, wire = wired
+async def test_lease_is_retried_after_the_work_lost_the_database(linked_database, until):
+    database, link = linked_database
     workers = Workers()
     async with running(hold_lease(database, workers.work("a"))):
         await until(lambda: workers.now)
-        await wire.cut()
+        await link.cut()
         await until(lambda: not workers.now)
-        await wire.mend()
+        await link.restore()
         await until(lambda: workers.now)
     assert workers.ever == ["a", "a"]
 
 
-async def test_lease_is_retried_on_a_connection_that_the_server_ended(wired, until):
+async def test_lease_is_retried_on_a_connection_that_the_server_ended(linked_database, until):
     """asyncpg raises InternalClientError then, which is no error of PostgreSQL or of the network."""
-    database, wire = wired
+    database, link = linked_database
     workers = Workers()
     async with running(hold_lease(database, workers.work("a", every_s=0.2))):
         await until(lambda: workers.now)
-        for writer in wire._writers:
+        for writer in link._writers:
             if isinstance(writer.get_extra_info("peername"), tuple):  # towards the client
                 writer.write(last_words())
         await until(lambda: workers.ever == ["a", "a"])
@@ -183,13 +183,13 @@ async def test_keeper_runs_at_its_interval_without_hints(harness, database, cloc
         await until(is_healthy)
 
 
-async def test_keeper_survives_an_outage_of_postgresql(harness, wired, clock, until):
-    database, wire = wired
+async def test_keeper_survives_an_outage_of_postgresql(harness, linked_database, clock, until):
+    database, link = linked_database
     one = await harness.declare()
     clock.advance(seconds=1)
     async with running(run_keeper(database, clock, THRESHOLDS, interval_s=0.05)) as (task,):
         await until(lambda: holder(harness.database))
-        await wire.cut()
+        await link.cut()
 
         async def nobody_holds_it():
             return await holder(harness.database) is None
@@ -197,7 +197,7 @@ async def test_keeper_survives_an_outage_of_postgresql(harness, wired, clock, un
         await until(nobody_holds_it)
         await harness.flush_watermark()
         await harness.send_heartbeat(one)
-        await wire.mend()
+        await link.restore()
 
         async def is_healthy():
             return await harness.state(one) is ExitState.HEALTHY

@@ -107,40 +107,40 @@ async def test_repeated_connection_loss_does_not_grow_the_backoff(database, quer
                 await feed.wait()
 
 
-async def test_feed_survives_an_outage_of_postgresql(wired, declare, until):
-    database, wire = wired
+async def test_feed_survives_an_outage_of_postgresql(linked_database, declare, until):
+    database, link = linked_database
     async with running(ChangeFeed(database, poll_s=NEVER_S)) as feed:
         await wakes(feed)
-        await wire.cut()
+        await link.cut()
         await until(lambda: not feed.connected)
         waiting = asyncio.ensure_future(wakes(feed))
-        await wire.mend()
+        await link.restore()
         await waiting
         assert feed.connected
 
 
-async def test_silent_connection_is_replaced(wired, until):
+async def test_silent_connection_is_replaced(linked_database, until):
     """A network that drops everything delivers no end of the connection; only the query at every poll fails."""
-    database, wire = wired
+    database, link = linked_database
     async with running(ChangeFeed(database, poll_s=0.1)) as feed:
         await until(lambda: feed.connected)
-        for writer in wire._writers:
+        for writer in link._writers:
             writer.transport.pause_reading()
         await until(lambda: not feed.connected)
         await until(lambda: feed.connected)
 
 
-async def test_connection_that_the_server_ended_is_replaced_before_its_end(wired, until):
+async def test_connection_that_the_server_ended_is_replaced_before_its_end(linked_database, until):
     """asyncpg raises InternalClientError then, which is no error of PostgreSQL or of the network."""
-    database, wire = wired
+    database, link = linked_database
     async with running(ChangeFeed(database, poll_s=0.1)) as feed:
         await until(lambda: feed.connected)
-        first = {*wire._writers}
+        first = {*link._writers}
         for writer in first:
             if isinstance(writer.get_extra_info("peername"), tuple):  # towards the client
                 writer.write(last_words())
         await until(lambda: not feed.connected)
-        await until(lambda: feed.connected and {*wire._writers} - first)
+        await until(lambda: feed.connected and {*link._writers} - first)
 
 
 def last_words() -> bytes:

@@ -52,7 +52,7 @@ async def test_exit_without_a_heartbeat_has_no_report_to_judge(database, exits):
 
 async def test_the_newest_heartbeat_is_kept(database, exits):
     one = exits[0].id
-    first, second = beat(one), beat(one, after_s=1, tunnel_up=False, reason="no handshake", leaving=True)
+    first, second = beat(one), beat(one, after_s=1, tunnel_up=False, reason="no handshake", stopping=True)
     await store(database, first)
     assert await heard(database, one) == first
     await store(database, second)

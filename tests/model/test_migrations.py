@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from alembic import command
@@ -100,10 +101,14 @@ async def test_rows_from_before_localities_have_an_unknown_locality(empty):
 
 
 def upgrade_to(revision, connection):
+    migrate_to(revision, connection, command.upgrade)
+
+
+def migrate_to(revision, connection, direction):
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     config.attributes["connection"] = connection
-    command.upgrade(config, revision)
+    direction(config, revision)
 
 
 UUIDS = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(4)]
@@ -140,8 +145,8 @@ async def test_replicas_that_start_at_once_migrate_one_after_the_other(empty, un
 # -- beside the previous version ---------------------------------------------------------------------------------------
 
 IDS = {name: f"00000000-0000-4000-8000-0000000000{number:02}" for number, name in enumerate(("f", "l", "p", "x", "g"))}
-OF_0003 = [
-    # as the code of migration 0003 wrote and read, column by column, without later columns
+INSERTS_OF_0003 = [
+    # as the code of migration 0003 inserted, column by column, without later columns
     f"INSERT INTO fleet (id, name, created_at) VALUES ('{IDS['f']}', 'demo', now())",
     f"INSERT INTO listener (id, fleet_id, address, port) VALUES ('{IDS['l']}', '{IDS['f']}', '127.0.0.1', 8080)",
     f"INSERT INTO pool (id, fleet_id, name, country, created_at) VALUES ('{IDS['p']}', '{IDS['f']}', 'us', 'us', now())",
@@ -157,6 +162,9 @@ OF_0003 = [
     ),
     "UPDATE revision SET value = value + 1 RETURNING value",
     f"INSERT INTO change (revision, kind, key, at, traceparent) VALUES (1, 'fleet', '{IDS['f']}', now(), NULL) RETURNING id",
+]
+STATEMENTS_OF_0003 = [
+    *INSERTS_OF_0003,
     "SELECT id, fleet_id, address, port FROM listener",
     "SELECT id, fleet_id, name, country, created_at FROM pool",
     "SELECT revision, kind, key FROM change WHERE revision > 0 ORDER BY id",
@@ -183,7 +191,7 @@ async def test_statements_of_the_previous_version_work_after_the_migration(empty
                 await migrating.run_sync(lambda given, schema=schema: upgrade_to(schema, given))
             transaction = connection.transaction()
             await transaction.start()
-            for statement in OF_0003:
+            for statement in STATEMENTS_OF_0003:
                 await connection.execute(statement)
             await transaction.rollback()
     finally:
@@ -193,7 +201,7 @@ async def test_statements_of_the_previous_version_work_after_the_migration(empty
 async def test_rows_of_the_previous_version_are_complete_for_this_one(empty):
     await upgrade(empty)
     connection = await empty.connect()
-    for statement in OF_0003[:10]:
+    for statement in INSERTS_OF_0003:
         await connection.execute(statement)
     await connection.close()
     world = await worlds.load(empty)
@@ -201,6 +209,29 @@ async def test_rows_of_the_previous_version_are_complete_for_this_one(empty):
     (pool,) = world.pools.values()
     assert (listener.name, listener.countries_by_server_name, listener.certificate_id) == ("clients", (), None)
     assert (pool.city, pool.only_by_name) == ("", False)
+
+
+async def test_fields_of_flap_detection_are_renamed_and_back(empty):
+    connection = await empty.connect()
+
+    async def migrate(direction, revision):
+        async with empty.engine.begin() as migrating:
+            await migrating.run_sync(lambda given: migrate_to(revision, given, direction))
+        rows = await connection.fetch("SELECT resilience FROM pool ORDER BY name")
+        return [json.loads(row["resilience"]) for row in rows]
+
+    await migrate(command.upgrade, "0008")
+    await connection.execute(f"INSERT INTO fleet VALUES ('{UUIDS[0]}', 'demo', now())")
+    former = [{}, {"falls_borne": 0, "falls_window_s": 60, "hold_down_s": 9}, {"falls_window_s": 1}]
+    for name, country, stored in zip("abc", ("us", "gb", "de"), former, strict=True):
+        await connection.execute(
+            "INSERT INTO pool (id, fleet_id, name, country, resilience, created_at) VALUES ($1, $2, $3, $4, $5, now())",
+            *(uuid4(), UUID(UUIDS[0]), name, country, json.dumps(stored)),
+        )
+    renamed = [{}, {"flap_threshold": 0, "flap_window_s": 60, "hold_down_s": 9}, {"flap_window_s": 1}]
+    assert await migrate(command.upgrade, "0009") == renamed
+    assert await migrate(command.downgrade, "0008") == former
+    await connection.close()
 
 
 COLUMNS = """
@@ -424,27 +455,27 @@ def test_a_refused_url_does_not_show_its_password():
     assert "hunter2" not in str(caught.value)
 
 
-async def test_outage_within_a_session_raises_database_unreachable(wired):
-    database, wire = wired
+async def test_outage_within_a_session_raises_database_unreachable(linked_database):
+    database, link = linked_database
     await worlds.load(database)
-    await wire.cut()
+    await link.cut()
     with pytest.raises(DatabaseUnreachable):
         await worlds.load(database)
-    await wire.mend()
+    await link.restore()
     assert (await worlds.load(database)).revision == 0
 
 
-async def test_outage_during_a_write_leaves_nothing(wired, declare):
-    database, wire = wired
+async def test_outage_during_a_write_leaves_nothing(linked_database, declare):
+    database, link = linked_database
 
     async def interrupted():
         async with write(database) as unit:
             await declare.fleet(unit)
-            await wire.cut()
+            await link.cut()
 
     with pytest.raises(DatabaseUnreachable):
         await interrupted()
-    await wire.mend()
+    await link.restore()
     world = await worlds.load(database)
     assert (world.revision, world.fleets) == (0, {})
 

@@ -91,8 +91,8 @@ def test_rejected_version_is_not_sent_after_rollback(variant, type_url):
     client.nack(bad)
     client.settle(client.publish({type_url: {"a": "good"}}))
     assert client.publish({type_url: {"a": "bad"}}) == []
-    (mended,) = client.publish({type_url: {"a": "mended"}})
-    assert mended.contents == {"a": "mended"}
+    (fixed,) = client.publish({type_url: {"a": "fixed"}})
+    assert fixed.contents == {"a": "fixed"}
 
 
 @both

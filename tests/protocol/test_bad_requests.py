@@ -174,10 +174,10 @@ def _remembered(client):
 @both
 @pytest.mark.parametrize("type_url", ADDITIONS)
 @pytest.mark.parametrize("name", ["a", "missing"])
-@pytest.mark.parametrize("beside", [(), ("*",), ("b",)], ids=["alone", "wildcard", "name"])
-def test_repeated_subscribe_and_unsubscribe_keeps_no_state(variant, type_url, name, beside):
+@pytest.mark.parametrize("more_names", [(), ("*",), ("b",)], ids=["alone", "wildcard", "name"])
+def test_repeated_subscribe_and_unsubscribe_keeps_no_state(variant, type_url, name, more_names):
     client = StreamClient(variant, TABLES)
-    client.settle(client.subscribe(type_url, *beside, name))
+    client.settle(client.subscribe(type_url, *more_names, name))
     sizes = []
     for _ in range(20):
         client.settle(client.subscribe(type_url, name))

@@ -201,28 +201,28 @@ class XdsStreamMachine(RuleBasedStateMachine):
 
     @rule(typed=typed)
     def subscribe(self, typed):
-        type_url, wishes = typed
+        type_url, requested = typed
         held = self.held[type_url]
-        if type_url in FULL and not wishes and not held.opened:
+        if type_url in FULL and not requested and not held.opened:
             held.wildcard = True
-        if self.variant is SOTW and wishes and not held.explicit:
+        if self.variant is SOTW and requested and not held.explicit:
             held.wildcard = False  # names end the legacy wildcard
-        held.wildcard |= "*" in wishes
-        held.names |= set(wishes) - {"*"}
-        held.explicit |= bool(wishes)
+        held.wildcard |= "*" in requested
+        held.names |= set(requested) - {"*"}
+        held.explicit |= bool(requested)
         self._forget_what_is_not_wanted(held)
-        self._ask(type_url, subscribe=wishes)
+        self._ask(type_url, subscribe=requested)
 
     @rule(typed=typed)
     def unsubscribe(self, typed):
-        type_url, wishes = typed
+        type_url, requested = typed
         held = self.held[type_url]
         if not held.opened or (self.variant is SOTW and not held.explicit):
             return  # leaving names out does not end the legacy wildcard
-        held.names -= set(wishes)
-        held.wildcard &= "*" not in wishes
+        held.names -= set(requested)
+        held.wildcard &= "*" not in requested
         self._forget_what_is_not_wanted(held)
-        self._ask(type_url, unsubscribe=wishes)
+        self._ask(type_url, unsubscribe=requested)
 
     def _forget_what_is_not_wanted(self, held):
         for name in [*held.contents]:
@@ -248,9 +248,9 @@ class XdsStreamMachine(RuleBasedStateMachine):
             held.nonce, held.old_nonces = "", []
             if held.wildcard or held.names:
                 legacy = held.wildcard and not held.names and type_url in FULL
-                wishes = [] if legacy else [*(["*"] if held.wildcard else []), *held.names]
-                held.explicit = bool(wishes)
-                self._ask(type_url, subscribe=wishes)
+                requested = [] if legacy else [*(["*"] if held.wildcard else []), *held.names]
+                held.explicit = bool(requested)
+                self._ask(type_url, subscribe=requested)
 
     def _ask(self, type_url, *, subscribe=(), unsubscribe=(), nonce=None, error=None):
         """Put a request into the queue."""
@@ -284,8 +284,8 @@ class XdsStreamMachine(RuleBasedStateMachine):
     def talk_gibberish(self, typed, raw, data):
         """Send random bytes, or a request with some bytes changed; the client then takes over what the bytes say."""
         if raw is None:
-            type_url, wishes = typed
-            raw = bytearray(self._message(type_url, subscribe=wishes, error="c0").SerializeToString())
+            type_url, requested = typed
+            raw = bytearray(self._message(type_url, subscribe=requested, error="c0").SerializeToString())
             for _ in range(data.draw(st.integers(1, 3))):
                 raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
         try:

@@ -140,8 +140,8 @@ def test_removal_waits_while_referrer_is_rejected(variant, type_url, referrer):
     (change,) = client.publish({type_url: {}, referrer: {"old": "2"}})
     assert client.nack(change) == []
     assert client.wait(3600) == []
-    (mended,) = client.publish({type_url: {}, referrer: {"old": "3"}})
-    (removal,) = client.ack(mended)
+    (fixed,) = client.publish({type_url: {}, referrer: {"old": "3"}})
+    (removal,) = client.ack(fixed)
     assert client.removes(removal, "old")
 
 
@@ -221,7 +221,7 @@ def test_route_not_resent_after_nack_keeps_its_cluster(variant):
     client.nack(bad)
     client.settle(client.publish({CLUSTER: both_clusters, ROUTE: {"old": "to old"}}))
     assert client.publish({CLUSTER: {"new": "1"}, ROUTE: {"old": "to new"}}) == [], "rejected once is rejected"
-    (clusters,) = client.publish({CLUSTER: {"new": "1"}, ROUTE: {"old": "to new, mended"}})
+    (clusters,) = client.publish({CLUSTER: {"new": "1"}, ROUTE: {"old": "to new, fixed"}})
     (removal,) = client.ack(clusters)
     assert client.removes(removal, "old")
 

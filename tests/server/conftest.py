@@ -492,7 +492,7 @@ def synced(database: Database) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def calm(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def no_logged_errors(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Assert that nothing is logged as an error while the test runs, including by asyncio and gRPC."""
     caplog.set_level(logging.ERROR)
     with structlog.testing.capture_logs() as events:

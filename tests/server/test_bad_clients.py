@@ -1,6 +1,6 @@
 """Faulty, slow and hostile clients at the real server.
 
-Each gets the right status or is ignored. A gateway beside it is served meanwhile, and no state of the bad client stays.
+Each gets the right status or is ignored. A good gateway on the same server is served meanwhile, and no state of the bad client stays.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ UNREADABLE = [f"name-{number:06}-{'x' * 40}" for number in range(80_000)]
 
 
 @pytest.fixture
-async def beside(fleet_db, serve, drive, services, until, has_all, calm):
-    """`async with beside(**limits) as (server, identity, change_arrives)`: a server with a good gateway.
+async def serve_with_good_gateway(fleet_db, serve, drive, services, until, has_all, no_logged_errors):
+    """`async with serve_with_good_gateway(**limits) as (server, identity, change_arrives)`: a server with a good gateway.
 
     `identity` is for the bad client. At the end the good gateway must be served, and the server's state be as before.
     """
@@ -120,17 +120,17 @@ ENDED = {
 
 
 @pytest.mark.parametrize("wrong", ENDED)
-async def test_bad_request_ends_stream_with_status(fleet_db, beside, connect, wrong):
+async def test_bad_request_ends_stream_with_status(fleet_db, serve_with_good_gateway, connect, wrong):
     raw, status, words = ENDED[wrong]
-    async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
+    async with serve_with_good_gateway() as (server, identity, change_arrives), connect(server, identity) as client:
         await client.call.write(raw)
         await change_arrives("198.51.100.2")
         assert await client.end() is grpc.StatusCode[status]
         assert words in await client.call.details()
 
 
-async def test_million_sotw_names_end_stream(fleet_db, beside, dial, speak_sotw):
-    async with beside() as (server, identity, change_arrives), dial(server, identity) as channel:
+async def test_million_sotw_names_end_stream(fleet_db, serve_with_good_gateway, dial, speak_sotw):
+    async with serve_with_good_gateway() as (server, identity, change_arrives), dial(server, identity) as channel:
         client = speak_sotw(channel)
         request = DiscoveryRequest(type_url=names.ENDPOINT, resource_names=map(str, range(1_000_000)))
         await client.call.write(request.SerializeToString())
@@ -148,8 +148,8 @@ IGNORED = {
 
 
 @pytest.mark.parametrize("odd", IGNORED)
-async def test_meaningless_request_is_ignored(fleet_db, beside, connect, has_all, odd):
-    async with beside() as (server, identity, _), connect(server, identity) as client:
+async def test_meaningless_request_is_ignored(fleet_db, serve_with_good_gateway, connect, has_all, odd):
+    async with serve_with_good_gateway() as (server, identity, _), connect(server, identity) as client:
         await client.call.write(IGNORED[odd])
         await client.start()
         await client.until(has_all(2))
@@ -158,8 +158,8 @@ async def test_meaningless_request_is_ignored(fleet_db, beside, connect, has_all
         await client.until(has_all(3))
 
 
-async def test_foreign_nonces_are_ignored(fleet_db, beside, connect, until):
-    async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
+async def test_foreign_nonces_are_ignored(fleet_db, serve_with_good_gateway, connect, until):
+    async with serve_with_good_gateway() as (server, identity, change_arrives), connect(server, identity) as client:
         await client.ask(names.ENDPOINT, fleet_db.cluster("us"), fleet_db.cluster("de"))
         held = await client.read()
         for number in range(50):
@@ -173,9 +173,11 @@ async def test_foreign_nonces_are_ignored(fleet_db, beside, connect, until):
         assert [resource.name for resource in changed.resources] == [fleet_db.cluster("us")]
 
 
-async def test_client_that_never_reads_is_disconnected(fleet_db, beside, connect, until, now_s, outstanding):
+async def test_client_that_never_reads_is_disconnected(
+    fleet_db, serve_with_good_gateway, connect, until, now_s, outstanding
+):
     async with (
-        beside(write_timeout_s=60, answer_timeout_s=600) as (server, identity, change_arrives),
+        serve_with_good_gateway(write_timeout_s=60, answer_timeout_s=600) as (server, identity, change_arrives),
         connect(server, identity) as client,
     ):
         await client.ask(names.ENDPOINT, *UNREADABLE)
@@ -189,8 +191,8 @@ async def test_client_that_never_reads_is_disconnected(fleet_db, beside, connect
         assert "does not read" in await client.call.details()
 
 
-async def test_disconnect_during_response_leaves_no_state(fleet_db, beside, connect, services, until):
-    async with beside() as (server, identity, change_arrives), connect(server, identity) as client:
+async def test_disconnect_during_response_leaves_no_state(fleet_db, serve_with_good_gateway, connect, services, until):
+    async with serve_with_good_gateway() as (server, identity, change_arrives), connect(server, identity) as client:
         await client.ask(names.ENDPOINT, *UNREADABLE)
         (service,) = services
         await until(lambda: any(each.writing_since for each in service._streams))
@@ -198,9 +200,11 @@ async def test_disconnect_during_response_leaves_no_state(fleet_db, beside, conn
         client.call.cancel()
 
 
-async def test_client_that_never_answers_is_disconnected(fleet_db, beside, connect, now_s, outstanding):
+async def test_client_that_never_answers_is_disconnected(
+    fleet_db, serve_with_good_gateway, connect, now_s, outstanding
+):
     async with (
-        beside(answer_timeout_s=60) as (server, identity, change_arrives),
+        serve_with_good_gateway(answer_timeout_s=60) as (server, identity, change_arrives),
         connect(server, identity) as client,
     ):
         await client.start()
@@ -214,10 +218,12 @@ async def test_client_that_never_answers_is_disconnected(fleet_db, beside, conne
         assert len(client.responses) == 1
 
 
-async def test_client_that_answers_in_time_stays_connected(fleet_db, beside, connect, has_all, now_s, outstanding):
+async def test_client_that_answers_in_time_stays_connected(
+    fleet_db, serve_with_good_gateway, connect, has_all, now_s, outstanding
+):
     """Only an unanswered response counts, however long the client is quiet after that."""
     async with (
-        beside(answer_timeout_s=60, write_timeout_s=60) as (server, identity, _),
+        serve_with_good_gateway(answer_timeout_s=60, write_timeout_s=60) as (server, identity, _),
         connect(server, identity) as client,
         connect(server, identity) as silent,
     ):
@@ -234,8 +240,8 @@ async def test_client_that_answers_in_time_stays_connected(fleet_db, beside, con
         await client.until(has_all(3))
 
 
-async def test_client_that_always_nacks_gets_each_version_once(fleet_db, beside, drive, until):
-    async with beside() as (server, identity, change_arrives), drive(server, identity) as bad:
+async def test_client_that_always_nacks_gets_each_version_once(fleet_db, serve_with_good_gateway, drive, until):
+    async with serve_with_good_gateway() as (server, identity, change_arrives), drive(server, identity) as bad:
         bad.refuses[names.ENDPOINT] = "no"
         await until(lambda: bad.refused)
         for number in range(2, 12):
@@ -251,8 +257,8 @@ async def test_client_that_always_nacks_gets_each_version_once(fleet_db, beside,
         assert len(bad.refused) >= 2
 
 
-async def test_client_that_rejects_all_clusters_gets_them_once(fleet_db, beside, drive, until):
-    async with beside() as (server, identity, change_arrives), drive(server, identity) as bad:
+async def test_client_that_rejects_all_clusters_gets_them_once(fleet_db, serve_with_good_gateway, drive, until):
+    async with serve_with_good_gateway() as (server, identity, change_arrives), drive(server, identity) as bad:
         bad.refuses |= dict.fromkeys((names.CLUSTER, names.LISTENER), "no")
         await until(lambda: len(bad.refused) >= 2)
         for number in range(2, 7):
@@ -269,8 +275,8 @@ METHODS = [
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_unserved_method_is_unimplemented(fleet_db, beside, dial, method):
-    async with beside() as (server, identity, change_arrives), dial(server, identity) as channel:
+async def test_unserved_method_is_unimplemented(fleet_db, serve_with_good_gateway, dial, method):
+    async with serve_with_good_gateway() as (server, identity, change_arrives), dial(server, identity) as channel:
         call = channel.stream_stream(f"/envoy.service.{method}")()
         await change_arrives("198.51.100.2")
         async with asyncio.timeout(60):
@@ -280,8 +286,8 @@ async def test_unserved_method_is_unimplemented(fleet_db, beside, dial, method):
 # -- below gRPC --------------------------------------------------------------------------------------------------------
 
 
-async def test_unfinished_tls_handshake_disturbs_nobody(fleet_db, beside):
-    async with beside() as (server, _, change_arrives):
+async def test_unfinished_tls_handshake_disturbs_nobody(fleet_db, serve_with_good_gateway):
+    async with serve_with_good_gateway() as (server, _, change_arrives):
         with (
             socket.create_connection(("127.0.0.1", server.ports[0])),
             socket.create_connection(("127.0.0.1", server.ports[0])) as half,
@@ -290,8 +296,8 @@ async def test_unfinished_tls_handshake_disturbs_nobody(fleet_db, beside):
             await change_arrives("198.51.100.2")
 
 
-async def test_plaintext_bytes_end_connection(fleet_db, beside):
-    async with beside() as (server, _, change_arrives):
+async def test_plaintext_bytes_end_connection(fleet_db, serve_with_good_gateway):
+    async with serve_with_good_gateway() as (server, _, change_arrives):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.ports[0])
         writer.write(b"GET / HTTP/1.1\r\nHost: xds\r\n\r\n")
         await change_arrives("198.51.100.2")
@@ -300,8 +306,8 @@ async def test_plaintext_bytes_end_connection(fleet_db, beside):
         writer.close()
 
 
-async def test_malformed_http2_ends_connection(fleet_db, beside, authority, certified):
-    async with beside() as (server, identity, change_arrives):
+async def test_malformed_http2_ends_connection(fleet_db, serve_with_good_gateway, authority, certified):
+    async with serve_with_good_gateway() as (server, identity, change_arrives):
         context = ssl.create_default_context(cadata=authority.certificate_pem)
         context.set_alpn_protocols(["h2"])
         certified(context, identity, authority)

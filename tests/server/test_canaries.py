@@ -458,14 +458,14 @@ async def test_late_release_changes_nothing(fleet_db, database, until):
     assert (await release("newest", unit.revision))[0]
 
 
-async def test_rollout_waits_during_outage_and_continues(fleet_db, wired, serve, gateways, sent_to, until):
-    database, wire = wired
+async def test_rollout_waits_during_outage_and_continues(fleet_db, linked_database, serve, gateways, sent_to, until):
+    database, link = linked_database
     async with serve(database) as server, gateways(server, 3) as proxies:
         for each in proxies:
             each.pause(names.ROUTE)
         await fleet_db.add_pool("jp")
         (canary,) = await sent_to(proxies, "jp")
-        await wire.cut()
+        await link.cut()
         await canary.resume()
         await until(lambda: len(canary.versions_sent(*ROUTES)) == 2)
         await until(
@@ -474,22 +474,24 @@ async def test_rollout_waits_during_outage_and_continues(fleet_db, wired, serve,
             )
         )
         assert await sent_to(proxies, "jp") == [canary]
-        await wire.mend()
+        await link.restore()
         for each in proxies:
             await each.resume()
         await until(lambda: holds(proxies, "jp", fleet_db))
         await until(lambda: not server.publisher.rollouts_in_progress())
 
 
-async def test_change_at_start_of_outage_is_tried_afterwards(fleet_db, wired, serve, gateways, until, monkeypatch):
+async def test_change_at_start_of_outage_is_tried_afterwards(
+    fleet_db, linked_database, serve, gateways, until, monkeypatch
+):
     """Without PostgreSQL no canary can be claimed, so no proxy gets the change-set."""
-    database, wire = wired
+    database, link = linked_database
     claim, cut = rollout.claim_canaries, asyncio.Event()
 
     async def fails_first(*given, **named):
         if not cut.is_set():
             cut.set()
-            await wire.cut()
+            await link.cut()
         return await claim(*given, **named)
 
     async with serve(database) as server, gateways(server, 2) as proxies:
@@ -497,5 +499,5 @@ async def test_change_at_start_of_outage_is_tried_afterwards(fleet_db, wired, se
         await fleet_db.change(fleet_db.pools["us"], name="other")
         await asyncio.wait_for(cut.wait(), 60)
         assert all(len(each.versions_sent(*ROUTES)) == 1 for each in proxies)
-        await wire.mend()
+        await link.restore()
         await until(lambda: all(len(each.versions_sent(*ROUTES)) == 2 for each in proxies))

@@ -15,28 +15,30 @@ from xds.translate import names
 pytestmark = pytest.mark.postgres
 
 
-async def test_streams_are_refused_until_world_is_loaded(fleet_db, wired, serve, connect, has_all, until):
+async def test_streams_are_refused_until_world_is_loaded(fleet_db, linked_database, serve, connect, has_all, until):
     """A response from an empty World would delete the configuration of an Envoy."""
-    database, wire = wired
-    await wire.cut()
+    database, link = linked_database
+    await link.cut()
     async with serve(database, ready=False) as server:
         assert not server.ready
         async with connect(server, fleet_db.identity) as client:
             assert await client.end() is grpc.StatusCode.UNAVAILABLE
-        await wire.mend()
+        await link.restore()
         await until(lambda: server.ready)
         async with connect(server, fleet_db.identity) as client:
             await client.start()
             await client.until(has_all(2))
 
 
-async def test_outage_keeps_streams_and_delivers_change_afterwards(fleet_db, wired, serve, connect, has_all, until):
-    database, wire = wired
+async def test_outage_keeps_streams_and_delivers_change_afterwards(
+    fleet_db, linked_database, serve, connect, has_all, until
+):
+    database, link = linked_database
     second = await fleet_db.add_gateway("gw-2")
     async with serve(database) as server, connect(server, fleet_db.identity) as client:
         await client.start()
         await client.until(has_all(2))
-        await wire.cut()
+        await link.cut()
         await fleet_db.add_pool("jp")
         async with connect(server, second) as newcomer:  # served from memory, at the last revision
             await newcomer.start()
@@ -46,19 +48,21 @@ async def test_outage_keeps_streams_and_delivers_change_afterwards(fleet_db, wir
             assert [resource.name for resource in answer.resources] == [fleet_db.cluster("us")]
             await client.accept(answer)
             assert server.publisher.world.revision == 2
-            await wire.mend()
+            await link.restore()
             for each in (client, newcomer):
                 await each.until(has_all(3))
         assert server.ready
 
 
-async def test_acks_during_outage_are_stored_afterwards(fleet_db, wired, serve, connect, has_all, synced, until):
-    database, wire = wired
+async def test_acks_during_outage_are_stored_afterwards(
+    fleet_db, linked_database, serve, connect, has_all, synced, until
+):
+    database, link = linked_database
     async with serve(database) as server, connect(server, fleet_db.identity) as client:
-        await wire.cut()
+        await link.cut()
         await client.start()
         await client.until(has_all(2))
-        await wire.mend()
+        await link.restore()
 
         async def all_types():
             return len(await synced(fleet_db.gateway.id)) == 5
@@ -87,12 +91,12 @@ async def test_stopping_replica_stores_acks(fleet_db, serve, connect, has_all, s
     assert len(await synced(fleet_db.gateway.id)) == 5
 
 
-async def test_replica_stops_during_outage(fleet_db, wired, serve, connect, has_all):
-    database, wire = wired
+async def test_replica_stops_during_outage(fleet_db, linked_database, serve, connect, has_all):
+    database, link = linked_database
     async with asyncio.timeout(60), serve(database) as server, connect(server, fleet_db.identity) as client:
         await client.start()
         await client.until(has_all(2))
-        await wire.cut()
+        await link.cut()
 
 
 async def test_port_in_use_raises_error_with_hint(fleet_db, database, authority):
@@ -115,18 +119,20 @@ async def test_replica_listens_on_several_addresses(fleet_db, database, authorit
         assert all(server.ports)
 
 
-async def test_gap_in_change_log_causes_full_load_without_resend(fleet_db, wired, serve, connect, has_all, until):
+async def test_gap_in_change_log_causes_full_load_without_resend(
+    fleet_db, linked_database, serve, connect, has_all, until
+):
     """After a long outage the change log no longer has the changes in between."""
-    database, wire = wired
+    database, link = linked_database
     async with serve(database) as server, connect(server, fleet_db.identity) as client:
         await client.start()
         await client.until(has_all(2))
-        await wire.cut()
+        await link.cut()
         await fleet_db.add_pool("jp")
         connection = await fleet_db.database.connect()
         await connection.execute("DELETE FROM change")
         await connection.close()
         before = client.count(names.LISTENER)
-        await wire.mend()
+        await link.restore()
         await client.until(has_all(3))
         assert client.count(names.LISTENER) == before

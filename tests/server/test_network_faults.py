@@ -15,7 +15,7 @@ from tests.server.fault_proxy import ProxiedConnection, before_port, before_unix
 from xds.server.world_watcher import Debounce
 from xds.translate import names
 
-pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.usefixtures("calm")]
+pytestmark = [pytest.mark.postgres, pytest.mark.slow, pytest.mark.usefixtures("no_logged_errors")]
 SOON_S = 5.0
 """A change reaches the proxies within this time, even without the LISTEN connection."""
 
@@ -241,11 +241,11 @@ async def test_slow_database_connection_delivers_every_change(fleet_db, path, se
         await until(is_known)
 
 
-@pytest.mark.parametrize("mended", ["what stood goes on", "what stood is gone"])
-async def test_stalled_database_keeps_streams_and_recovers(fleet_db, served, until, mended):
+@pytest.mark.parametrize("old_connections", ["continue", "reset"])
+async def test_stalled_database_keeps_streams_and_recovers(fleet_db, served, until, old_connections):
     """Queries get no answer and no error, so they must time out."""
     async with served() as (server, gateway, proxy):
-        stood = proxy.living
+        established = proxy.living
         reached = len(proxy.connections)
         proxy.each(ProxiedConnection.stall)
         await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.2")
@@ -254,8 +254,8 @@ async def test_stalled_database_keeps_streams_and_recovers(fleet_db, served, unt
         await until(lambda: gateway.was_sent(names.LISTENER, "nothing"))
         assert server.ready
         assert not has_address(gateway, fleet_db, "198.51.100.2")
-        if mended == "what stood is gone":
-            for connection in stood:
+        if old_connections == "reset":
+            for connection in established:
                 connection.reset()
         proxy.heal()
         await until(lambda: has_address(gateway, fleet_db, "198.51.100.2"), timeout_s=30)

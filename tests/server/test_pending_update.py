@@ -26,7 +26,7 @@ def publications(monkeypatch) -> list[XdsStream]:
 
 
 @pytest.fixture
-async def busy(fleet_db, server, drive, until, has_all):
+async def slow_and_quick(fleet_db, server, drive, until, has_all):
     """A gateway with endpoints in flight that does not answer, and one that answers everything."""
     second = await fleet_db.add_gateway("gw-2")
     await until(lambda: second.proxy_id in server.publisher.world.proxies)
@@ -43,8 +43,8 @@ def has(gateway, fleet_db, address: str) -> bool:
     return address.encode() in gateway.client.bodies.get((names.ENDPOINT, fleet_db.cluster("us")), b"")
 
 
-async def test_updates_merge_until_client_answers(fleet_db, server, busy, until, publications):
-    slow, quick = busy
+async def test_updates_merge_until_client_answers(fleet_db, server, slow_and_quick, until, publications):
+    slow, quick = slow_and_quick
     ((pending,),) = (server.publisher.streams_of(slow.id),)
     publications.clear()
     for number in range(3, 13):
@@ -58,17 +58,17 @@ async def test_updates_merge_until_client_answers(fleet_db, server, busy, until,
     assert slow.client.count(names.ENDPOINT) == 3
 
 
-async def test_other_types_are_sent_while_one_is_in_flight(fleet_db, busy, until):
-    slow, _ = busy
+async def test_other_types_are_sent_while_one_is_in_flight(fleet_db, slow_and_quick, until):
+    slow, _ = slow_and_quick
     await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.3")
     await fleet_db.add_pool("jp")
     await until(lambda: fleet_db.cluster("jp") in slow.client.held(names.CLUSTER))
     assert len(slow.waiting) == 1
 
 
-async def test_ack_of_older_response_does_not_accept_pending_update(fleet_db, busy, until):
+async def test_ack_of_older_response_does_not_accept_pending_update(fleet_db, slow_and_quick, until):
     """The ACK of the older response says nothing about the newer one."""
-    slow, quick = busy
+    slow, quick = slow_and_quick
     newer = await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.3")
     await until(lambda: has(quick, fleet_db, "198.51.100.3"))
 

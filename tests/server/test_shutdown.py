@@ -35,7 +35,7 @@ def sent_resources(client) -> list[str]:
 
 
 @pytest.fixture
-def middling(monkeypatch) -> None:
+def fixed_stream_ages(monkeypatch) -> None:
     """Make stream ages the middle of their range, so that a busy machine does not matter."""
     monkeypatch.setattr("xds.server.admission.random", SimpleNamespace(uniform=lambda low, high: (low + high) / 2))
 
@@ -48,7 +48,7 @@ async def one_after_the_other(first, second):
         yield proxy
 
 
-@pytest.mark.usefixtures("middling", "calm")
+@pytest.mark.usefixtures("fixed_stream_ages", "no_logged_errors")
 async def test_old_stream_ends_with_ok_and_client_reconnects(fleet_db, serve, dial, until, has_all):
     async with (
         serve(connection_age_s=5) as aging,
@@ -100,7 +100,7 @@ def test_admission_allows_burst_then_rate():
     assert [admission.admit(1000) for _ in range(4)] == [True, True, True, False]  # at most a burst of tokens is saved
 
 
-@pytest.mark.usefixtures("calm")
+@pytest.mark.usefixtures("no_logged_errors")
 async def test_reconnecting_clients_are_admitted_by_rate(
     fleet_db, serve, connect, drive, has_all, until, monkeypatch, services
 ):
@@ -126,7 +126,7 @@ async def test_reconnecting_clients_are_admitted_by_rate(
 # -- replicas that stop -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("calm")
+@pytest.mark.usefixtures("no_logged_errors")
 async def test_stopping_replica_ends_streams_in_any_state_with_ok(fleet_db, serve, connect, has_all, until):
     async with AsyncExitStack() as stack:
         async with serve() as server:
@@ -151,7 +151,7 @@ async def test_stopping_replica_refuses_new_stream(fleet_db, serve, connect, ser
         assert await client.end() is grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.usefixtures("calm")
+@pytest.mark.usefixtures("no_logged_errors")
 async def test_replica_stops_despite_client_that_does_not_read(fleet_db, serve, connect, services, until):
     async with connect_later(connect) as later:
         async with asyncio.timeout(60), serve() as server:
@@ -181,7 +181,7 @@ async def dial_both(first, second, authority, identity):
         yield channel
 
 
-@pytest.mark.usefixtures("calm")
+@pytest.mark.usefixtures("no_logged_errors")
 async def test_clients_move_to_other_replica_and_get_nothing_twice(fleet_db, serve, authority, has_all, until):
     others = [await fleet_db.add_gateway(f"gw-{number}") for number in range(2, 7)]
     identities = [fleet_db.identity, *others]

@@ -378,10 +378,10 @@ def test_fixed_resource_clears_its_rejection(written):
     some = written({ONE: "a"})
     some.declare({ONE: "bad"})
     some.reject(ONE)
-    some.declare({ONE: "mended"})
+    some.declare({ONE: "fixed"})
     assert some.sets == [({ONE}, Audience.CANARIES)]
     some.release()
-    assert some.stable == {ONE: "mended"}
+    assert some.stable == {ONE: "fixed"}
     assert some.sets == []
 
 
@@ -398,11 +398,11 @@ def test_rejected_version_that_comes_back_is_withheld_again(written):
     some = written({ONE: "a"})
     some.declare({ONE: "bad"})
     some.reject(ONE)
-    some.declare({ONE: "mended"})
+    some.declare({ONE: "fixed"})
     some.release()
     some.declare({ONE: "bad"})
     assert some.sets == [({ONE}, Audience.NOBODY)]
-    assert some.stable == some.canary == {ONE: "mended"}
+    assert some.stable == some.canary == {ONE: "fixed"}
 
 
 def test_changed_resource_stays_withheld_with_a_rejected_one(written):

@@ -251,6 +251,12 @@ def test_unknown_stored_settings_are_ignored():
     assert read_resilience({"failures_to_eject": 9, "of_tomorrow": 1}) == Resilience(failures_to_eject=9)
 
 
+def test_resilience_stored_by_previous_release_is_read():
+    stored = {"falls_borne": 2, "falls_window_s": 60}
+    assert read_resilience(stored) == Resilience(flap_threshold=2, flap_window_s=60)
+    assert read_resilience(stored | {"flap_threshold": 3}) == Resilience(flap_threshold=3, flap_window_s=60)
+
+
 def make_world(*entities) -> World:
     listener = Listener(UUID(int=9), FLEET, "127.0.0.1", 8080)
     gateway = Proxy(UUID(int=8), FLEET, "gw-1", Role.GATEWAY)

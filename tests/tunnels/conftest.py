@@ -315,8 +315,8 @@ class SupervisedTunnel:
 
 
 @pytest.fixture
-def keep(in_exit, tmp_path):
-    """Give `async with keep(FILE, …) as kept`: a tunnel from the texts of files, supervised and monitored as in an agent."""
+def run_tunnel(in_exit, tmp_path):
+    """Give `async with run_tunnel(FILE, …) as running`: a tunnel from the texts of files, supervised and monitored as in an agent."""
 
     @contextlib.asynccontextmanager
     async def begin(*files: str, kill_switch=True, resolvers=(), interface=lab.TUNNEL, sources=(), pace=PACE, **more):

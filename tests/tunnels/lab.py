@@ -28,7 +28,7 @@ from tests.tunnels.namespaces import CLONE_NEWNET, enter, private_mounts
 
 EXIT, NET = "eptun-exit", "eptun-net"
 OUTER, INNER = "eptun-o", "eptun-i"
-TUNNEL, BESIDE = "eptun0", "eptun0-b"
+TUNNEL, OTHER_SLOT = "eptun0", "eptun0-b"
 EXIT_ADDRESS, NET_ADDRESS = "10.254.53.2", "10.254.53.1"
 EXIT_ADDRESS_6, NET_ADDRESS_6 = "fd53::2", "fd53::1"
 PAGE = "203.0.113.80"

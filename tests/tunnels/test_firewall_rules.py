@@ -63,7 +63,7 @@ def chain(name, policy="drop"):
 
 
 @pytest.mark.parametrize(
-    ("listed", "trouble"),
+    ("listed", "failure"),
     [
         ([chain("output"), chain("forward"), {"rule": {}}], None),
         ([chain("output"), chain("forward")], "it holds 0 rules instead of 1"),
@@ -74,8 +74,8 @@ def chain(name, policy="drop"):
         ([], "the chain output drops nothing"),
     ],
 )
-def test_compare_finds_difference_to_kernel_table(listed, trouble):
-    assert compare(listed, 1) == trouble
+def test_compare_finds_difference_to_kernel_table(listed, failure):
+    assert compare(listed, 1) == failure
 
 
 def test_missing_capability_is_named_with_hint(monkeypatch, tmp_path):

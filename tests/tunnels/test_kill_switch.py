@@ -220,7 +220,7 @@ async def test_no_packet_leaves_outside_tunnels_during_rotations(
         before = len(internet.callers)
         os.kill(agent_pid(), signal.SIGUSR1)
         await until(lambda: {f"::ffff:{new.address}", new.address_6} <= {*internet.callers[before:]})  # noqa: B023
-        gone = lab.TUNNEL if turn % 2 == 0 else lab.BESIDE
+        gone = lab.TUNNEL if turn % 2 == 0 else lab.OTHER_SLOT
         await until(lambda: asyncio.to_thread(is_gone, gone))  # noqa: B023
         capture.take()
         assert old.process.poll() is None

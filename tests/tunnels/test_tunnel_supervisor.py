@@ -26,7 +26,7 @@ class ScriptedDriver:
     server: str
     calls: list[str]
     failure: TunnelFailed | None = None
-    trouble: str | None = None
+    check_result: str | None = None
     is_up: bool = False
     slot: InterfaceSlot | None = None
 
@@ -35,18 +35,18 @@ class ScriptedDriver:
         self.slot = slot
         if self.failure is not None:
             raise self.failure
-        self.is_up, self.trouble = True, None
+        self.is_up, self.check_result = True, None
         return ActiveTunnel(self.server, ("10.0.0.1",))
 
     async def check(self):
-        return self.trouble
+        return self.check_result
 
     async def down(self):
         self.is_up = False
 
 
 @dataclass
-class SupervisorScene:
+class SupervisorHarness:
     drivers: list[ScriptedDriver]
     board: StatusBoard
     supervisor: TunnelSupervisor
@@ -58,7 +58,7 @@ class SupervisorScene:
 
 
 @pytest.fixture
-def keep():
+def run_supervisor():
     @contextlib.asynccontextmanager
     async def begin(*servers, pace=FAST, unusable=(), **failures):
         calls = []
@@ -71,148 +71,148 @@ def keep():
                 raise TunnelFailed("its routes cannot be laid")
             board.update(tunnel=HealthState.UP, reason="")  # as the monitor does when all probes succeed
 
-        scene = SupervisorScene(
+        harness = SupervisorHarness(
             drivers, board, TunnelSupervisor(drivers, slots_of("ep0"), board, carry, pace), calls, carried
         )
-        running = asyncio.create_task(scene.supervisor.run())
-        yield scene
+        running = asyncio.create_task(harness.supervisor.run())
+        yield harness
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        await scene.supervisor.stop()
+        await harness.supervisor.stop()
         assert not any(driver.is_up for driver in drivers)
 
     return begin
 
 
-async def test_failed_tunnel_is_reported_at_once_and_restarted(keep, until):
-    async with keep("a") as scene:
-        await until(lambda: scene.carried == ["a"])
-        assert await scene.supervisor.check() is None
+async def test_failed_tunnel_is_reported_at_once_and_restarted(run_supervisor, until):
+    async with run_supervisor("a") as harness:
+        await until(lambda: harness.carried == ["a"])
+        assert await harness.supervisor.check() is None
         reasons = []
-        update = scene.board.update
-        scene.board.update = lambda **changes: (reasons.append(changes.get("reason")), update(**changes))
-        scene.drivers[0].trouble = "interface ep0 is not there"
-        await until(lambda: scene.carried == ["a", "a"])
+        update = harness.board.update
+        harness.board.update = lambda **changes: (reasons.append(changes.get("reason")), update(**changes))
+        harness.drivers[0].check_result = "interface ep0 is not there"
+        await until(lambda: harness.carried == ["a", "a"])
         assert reasons[0] == "interface ep0 is not there"
 
 
-async def test_refused_login_is_retried_slowly_on_same_server(keep, until, waits):
+async def test_refused_login_is_retried_slowly_on_same_server(run_supervisor, until, waits):
     refused = TunnelFailed("the provider refuses the name and password", retry_slowly=True)
-    async with keep("a", "b", a=refused) as scene:
+    async with run_supervisor("a", "b", a=refused) as harness:
         await until(lambda: waits)
         assert waits[0] >= FAST.slow_base_s / 2
-        assert scene.board.report.reason == refused.message
-        assert scene.calls == ["up a"]
+        assert harness.board.report.reason == refused.message
+        assert harness.calls == ["up a"]
 
 
-async def test_next_server_is_taken_after_three_failures(keep, until):
-    async with keep("a", "b", a=TunnelFailed("no")) as scene:
-        await until(lambda: scene.carried == ["b"])
-        assert scene.calls == ["up a"] * 3 + ["up b"]
+async def test_next_server_is_taken_after_three_failures(run_supervisor, until):
+    async with run_supervisor("a", "b", a=TunnelFailed("no")) as harness:
+        await until(lambda: harness.carried == ["b"])
+        assert harness.calls == ["up a"] * 3 + ["up b"]
 
 
-async def test_useless_tunnel_is_restarted(keep, until):
-    async with keep("a") as scene:
-        await until(lambda: scene.carried == ["a"])
-        scene.board.update(tunnel=HealthState.DOWN, reason="the target does not answer")
-        await until(lambda: scene.carried == ["a", "a"])
+async def test_useless_tunnel_is_restarted(run_supervisor, until):
+    async with run_supervisor("a") as harness:
+        await until(lambda: harness.carried == ["a"])
+        harness.board.update(tunnel=HealthState.DOWN, reason="the target does not answer")
+        await until(lambda: harness.carried == ["a", "a"])
 
 
-async def test_rotate_with_one_server_restarts_it(keep, until):
-    async with keep("a") as scene:
-        await until(lambda: scene.carried == ["a"])
-        assert await scene.supervisor.rotate() == "a"
-        assert scene.ups("a") == 2
+async def test_rotate_with_one_server_restarts_it(run_supervisor, until):
+    async with run_supervisor("a") as harness:
+        await until(lambda: harness.carried == ["a"])
+        assert await harness.supervisor.rotate() == "a"
+        assert harness.ups("a") == 2
 
 
-async def test_concurrent_rotations_run_one_after_another(keep, until):
-    async with keep("a", "b", "c") as scene:
-        await until(lambda: scene.carried == ["a"])
-        assert await asyncio.gather(*(scene.supervisor.rotate() for _ in range(3))) == ["b", "c", "a"]
+async def test_concurrent_rotations_run_one_after_another(run_supervisor, until):
+    async with run_supervisor("a", "b", "c") as harness:
+        await until(lambda: harness.carried == ["a"])
+        assert await asyncio.gather(*(harness.supervisor.rotate() for _ in range(3))) == ["b", "c", "a"]
 
 
-async def test_rotate_interrupts_slow_retry(keep, until):
+async def test_rotate_interrupts_slow_retry(run_supervisor, until):
     refused = TunnelFailed("refused", retry_slowly=True)
-    async with keep("a", "b", a=refused) as scene:
-        await until(lambda: scene.board.report.reason == "refused")
-        assert await scene.supervisor.rotate() == "b"
-        assert await scene.supervisor.check() is None
+    async with run_supervisor("a", "b", a=refused) as harness:
+        await until(lambda: harness.board.report.reason == "refused")
+        assert await harness.supervisor.rotate() == "b"
+        assert await harness.supervisor.check() is None
 
 
-async def test_rotate_returns_old_server_if_next_fails(keep, until):
-    async with keep("a", "b", b=TunnelFailed("no")) as scene:
-        await until(lambda: scene.carried == ["a"])
-        assert await scene.supervisor.rotate() == "a"
-        await until(lambda: scene.carried == ["a", "a"])
-        assert scene.ups("b") == 1
+async def test_rotate_returns_old_server_if_next_fails(run_supervisor, until):
+    async with run_supervisor("a", "b", b=TunnelFailed("no")) as harness:
+        await until(lambda: harness.carried == ["a"])
+        assert await harness.supervisor.rotate() == "a"
+        await until(lambda: harness.carried == ["a", "a"])
+        assert harness.ups("b") == 1
 
 
 async def nothing(*_):
     """Do nothing, as verification and as drain."""
 
 
-async def test_seamless_rotation_uses_other_slot_while_old_tunnel_carries(keep, until):
-    async with keep("a", "b") as scene:
-        await until(lambda: scene.supervisor.can_rotate_seamlessly)
-        changed, (old, new) = scene.board.changed, scene.drivers
+async def test_seamless_rotation_uses_other_slot_while_old_tunnel_carries(run_supervisor, until):
+    async with run_supervisor("a", "b") as harness:
+        await until(lambda: harness.supervisor.can_rotate_seamlessly)
+        changed, (old, new) = harness.board.changed, harness.drivers
 
         async def verify(line, slot):
             assert (old.is_up, new.is_up) == (True, True)
             assert (old.slot.interface, slot.interface) == ("ep0", "ep0-b")
-            assert scene.carried == ["a"]
+            assert harness.carried == ["a"]
 
         async def clear():
-            assert scene.carried == ["a", "b"]
+            assert harness.carried == ["a", "b"]
             assert old.is_up
 
-        assert await scene.supervisor.rotate_seamlessly(verify, clear) == "b"
+        assert await harness.supervisor.rotate_seamlessly(verify, clear) == "b"
         assert (old.is_up, new.is_up) == (False, True)
         assert not changed.is_set()  # the board did not change
-        assert await scene.supervisor.rotate_seamlessly(nothing, nothing) == "a"
+        assert await harness.supervisor.rotate_seamlessly(nothing, nothing) == "a"
         assert old.slot.interface == "ep0"
 
 
-async def test_unverified_server_is_taken_down_and_nothing_changes(keep, until):
-    async with keep("a", "b") as scene:
-        await until(lambda: scene.supervisor.can_rotate_seamlessly)
+async def test_unverified_server_is_taken_down_and_nothing_changes(run_supervisor, until):
+    async with run_supervisor("a", "b") as harness:
+        await until(lambda: harness.supervisor.can_rotate_seamlessly)
 
         async def verify(*_):
             raise TunnelFailed("it is elsewhere")
 
         with pytest.raises(TunnelFailed, match="elsewhere"):
-            await scene.supervisor.rotate_seamlessly(verify, nothing)
-        assert [driver.is_up for driver in scene.drivers] == [True, False]
-        assert scene.carried == ["a"]
-        assert scene.supervisor.server == "a"
+            await harness.supervisor.rotate_seamlessly(verify, nothing)
+        assert [driver.is_up for driver in harness.drivers] == [True, False]
+        assert harness.carried == ["a"]
+        assert harness.supervisor.server == "a"
 
 
-async def test_unusable_server_gives_way_to_old_one(keep, until):
-    async with keep("a", "b", unusable=("b",)) as scene:
-        await until(lambda: scene.supervisor.can_rotate_seamlessly)
+async def test_unusable_server_gives_way_to_old_one(run_supervisor, until):
+    async with run_supervisor("a", "b", unusable=("b",)) as harness:
+        await until(lambda: harness.supervisor.can_rotate_seamlessly)
         with pytest.raises(TunnelFailed, match="its routes"):
-            await scene.supervisor.rotate_seamlessly(nothing, nothing)
-        assert scene.carried == ["a", "b", "a"]
-        assert [driver.is_up for driver in scene.drivers] == [True, False]
+            await harness.supervisor.rotate_seamlessly(nothing, nothing)
+        assert harness.carried == ["a", "b", "a"]
+        assert [driver.is_up for driver in harness.drivers] == [True, False]
 
 
-async def test_server_in_seamless_trial_does_not_replace_dead_one(keep, until):
-    async with keep("a", "b") as scene:
-        await until(lambda: scene.supervisor.can_rotate_seamlessly)
-        old, new = scene.drivers
+async def test_server_in_seamless_trial_does_not_replace_dead_one(run_supervisor, until):
+    async with run_supervisor("a", "b") as harness:
+        await until(lambda: harness.supervisor.can_rotate_seamlessly)
+        old, new = harness.drivers
 
         async def verify(*_):
-            old.failure, old.trouble = TunnelFailed("gone"), "gone"
-            await until(lambda: scene.ups("a") > 7)
+            old.failure, old.check_result = TunnelFailed("gone"), "gone"
+            await until(lambda: harness.ups("a") > 7)
 
-        assert await scene.supervisor.rotate_seamlessly(verify, nothing) == "b"
-        assert scene.ups("b") == 1
+        assert await harness.supervisor.rotate_seamlessly(verify, nothing) == "b"
+        assert harness.ups("b") == 1
         assert new.is_up
-        assert await scene.supervisor.check() is None
+        assert await harness.supervisor.check() is None
 
 
-async def test_no_seamless_rotation_with_one_server_or_tunnel_down(keep, until):
-    async with keep("a") as scene:
-        await until(lambda: scene.carried == ["a"])
-        assert not scene.supervisor.can_rotate_seamlessly
-    async with keep("a", "b") as scene:
-        assert not scene.supervisor.can_rotate_seamlessly
+async def test_no_seamless_rotation_with_one_server_or_tunnel_down(run_supervisor, until):
+    async with run_supervisor("a") as harness:
+        await until(lambda: harness.carried == ["a"])
+        assert not harness.supervisor.can_rotate_seamlessly
+    async with run_supervisor("a", "b") as harness:
+        assert not harness.supervisor.can_rotate_seamlessly

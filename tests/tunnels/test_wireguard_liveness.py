@@ -35,9 +35,9 @@ def test_answer_restarts_wait():
     assert liveness.update(45.0, TransferSample(1000, 124, 3000)) == "vpn:1 has not answered for 25 s"
 
 
-@pytest.mark.parametrize(("handshake_at", "trouble"), [(1000, "no handshake with vpn:1 for 180 s"), (1120, None)])
-def test_missing_handshake_is_reported_after_180_seconds(handshake_at, trouble):
+@pytest.mark.parametrize(("handshake_at", "failure"), [(1000, "no handshake with vpn:1 for 180 s"), (1120, None)])
+def test_missing_handshake_is_reported_after_180_seconds(handshake_at, failure):
     liveness = new_liveness()
     for now_s in range(1, 181):
         found = liveness.update(now_s, TransferSample(1000 if now_s < 120 else handshake_at, 92 + now_s, 148 + now_s))
-    assert found == trouble
+    assert found == failure

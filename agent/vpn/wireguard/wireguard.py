@@ -72,9 +72,9 @@ class WireGuardDriver:
 
     async def check(self) -> str | None:
         """Return what is wrong with the device, its routes or the server, or None."""
-        trouble = self._check_process() or await check_interface(self._interface)
-        if trouble is not None:
-            return trouble
+        failure = self._check_process() or await check_interface(self._interface)
+        if failure is not None:
+            return failure
         try:
             sample = await self._sample()
         except CommandFailed as error:
@@ -158,9 +158,9 @@ class WireGuardDriver:
     async def _await_handshake(self) -> None:
         deadline_s = time.monotonic() + UP_WITHIN_S
         while time.monotonic() < deadline_s:
-            trouble = self._check_process() or await check_interface(self._interface)
-            if trouble is not None:
-                raise TunnelFailed(trouble)
+            failure = self._check_process() or await check_interface(self._interface)
+            if failure is not None:
+                raise TunnelFailed(failure)
             try:
                 sample = await self._sample()
             except CommandFailed as error:

@@ -43,7 +43,7 @@ class ContainerOut(ResponseModel):
     name: str
     pool: str
     slot: int
-    life: Literal["created", "running", "ended", "missing"]
+    state: Literal["created", "running", "ended", "missing"]
     status: str = Field(description="The engine's description of a container that does not run.")
     stopped: bool = Field(description="true: an operator stopped it.")
     started_at: datetime

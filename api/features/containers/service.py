@@ -23,7 +23,7 @@ from api.features.pools.container_states import NO_ENGINE
 from api.http.field_errors import FieldError
 from api.http.problems import Problem
 from api.kernel.context import ApiContext
-from api.kernel.shrink_guard import no_silent_loss
+from api.kernel.shrink_guard import require_loss_approval
 from api.kernel.writes import WriteContext, WriteReply
 from model.audit_log import AuditEntry
 from model.exit_states import SERVING
@@ -74,7 +74,7 @@ async def request_commands(
     if verb == "stop":
         exits = await containers.exits_in(work.session, [row.name for row in chosen])
         offered = [each for each in exits.values() if each.state in SERVING and each.endpoint is not None]
-        await no_silent_loss(work, fleet_id, len(offered))
+        await require_loss_approval(work, fleet_id, len(offered))
     commands = []
     for row in chosen:
         command = ContainerCommandRow(container=row.name, verb=verb, in_turn=in_turn, asked_at=work.now)

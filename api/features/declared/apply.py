@@ -25,7 +25,7 @@ from api.features.users.service import USERS
 from api.http.field_errors import FieldError
 from api.http.field_types import as_id
 from api.http.problems import Problem, locate_errors, unknown
-from api.kernel.shrink_guard import no_silent_shrink
+from api.kernel.shrink_guard import require_shrink_approval
 from api.kernel.writes import WriteContext
 from model.entities import FIRST_LISTENER
 from model.repositories import declared
@@ -45,7 +45,7 @@ _UNIQUE: Final[Mapping[AnyCollection, tuple[str, ...]]] = {
     POOLS: ("country", "city", "only_by_name"),
     LISTENERS: ("address", "port"),
 }
-"""Fields, beside the name, that are unique within a fleet and that two items may exchange."""
+"""Fields, in addition to the name, that are unique within a fleet and that two items may exchange."""
 _PARKED: Final[Mapping[AnyCollection, str]] = {POOLS: "only_by_name", LISTENERS: "address"}
 """The column that holds another value while items exchange theirs."""
 _YIELD_EVERY: Final = 50
@@ -127,7 +127,7 @@ class ApplyPlan:
         for collection in ORDER:
             if collection.name in self._declared:
                 await self._read_existing(collection)
-        async with no_silent_shrink(self.work, [fleet.id for fleet in self._fleets.values()]):
+        async with require_shrink_approval(self.work, [fleet.id for fleet in self._fleets.values()]):
             await self._make_room()
             for collection in ORDER:
                 if collection.name in self._declared:

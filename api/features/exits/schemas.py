@@ -166,13 +166,13 @@ class ObservationOut(ResponseModel):
 
     address: str | None = Field(None, description="The public address.")
     address_v6: str | None = Field(None, description="The public IPv6 address, if IPv6 traffic leaves.")
-    country: str | None = Field(None, description="null while the country is uncertain: see `trouble`.")
+    country: str | None = Field(None, description="null while the country is uncertain: see `error`.")
     city: str | None = None
     network: str | None = None
     time_zone: str | None = None
     resolver: str | None = Field(None, description="The observed DNS resolver, and its country.")
-    trouble: str = Field("", description="Why the country is not known.")
-    disagreement: str = Field("", description="What the services disagree about.")
+    error: str = Field("", description="Why the country is not known.")
+    conflict: str = Field("", description="What the services disagree about.")
     leak: str = Field("", description="What leaves outside the tunnel. A leaking exit is not offered to clients.")
     previous_address: str | None = None
     changed_at: datetime | None = Field(None, description="When the address changed from `previous_address`.")

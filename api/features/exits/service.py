@@ -21,7 +21,7 @@ from api.http.problems import Problem, clashes, duplicate, unknown
 from api.kernel.caller import Caller
 from api.kernel.collections.collection import Collection
 from api.kernel.context import ReadContext
-from api.kernel.shrink_guard import no_silent_shrink
+from api.kernel.shrink_guard import require_shrink_approval
 from api.kernel.writes import WriteContext
 from model.entities import Role
 from model.exit_states import TAKEN_OUT, ExitState
@@ -103,7 +103,7 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
         enabled = fields.pop("enabled", None)
         if enabled is not None and enabled != (row.state != ExitState.DISABLED):
             fields |= _switched_fields(ExitState.REGISTERING if enabled else ExitState.DISABLED, work.now)
-        async with no_silent_shrink(work, [fleet.id]):
+        async with require_shrink_approval(work, [fleet.id]):
             await update(work.unit, row, pool, fields)
 
     async def switch(self, work: WriteContext, row: ExitRow, state: ExitState) -> None:
@@ -117,7 +117,7 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
             message, hint = "the exit is disabled, so it has nothing to drain", "enable it first, or leave it disabled"
             raise Problem(409, "nothing_to_drain", message, hint=hint)
         _, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
-        async with no_silent_shrink(work, [fleet.id]):
+        async with require_shrink_approval(work, [fleet.id]):
             await declared.save_changes(work.unit, row, _switched_fields(state, work.now), fleet.id)
 
     async def remove(self, work: WriteContext, row: ExitRow) -> None:
@@ -126,7 +126,7 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
         Raises Problem: 409 when the removal would shrink the fleet.
         """
         _, fleet = (await declared.pools_by_id(work.session, [row.pool_id]))[row.pool_id]
-        async with no_silent_shrink(work, [fleet.id]):
+        async with require_shrink_approval(work, [fleet.id]):
             await exits.deregister(work.unit, row, fleet.id)
         work.add_removed_proxy(row.id)
 

@@ -26,12 +26,12 @@ def _documented(kind: str, schema: type[ExitHeartbeatIn | ProxyHeartbeatIn], exa
     return {
         "parameters": [ref],
         "requestBody": {"required": True, "content": content},
-        "security": [{"proof": []}],
+        "security": [{"signature": []}],
     }
 
 
-_EXIT = {"tunnel": "up", "envoy": "up", "leaving": False, "reason": "", "version": "0.1.0"}
-_GATEWAY = {"envoy": "up", "leaving": False, "reason": "", "version": "0.1.0"}
+_EXIT = {"tunnel": "up", "envoy": "up", "stopping": False, "reason": "", "version": "0.1.0"}
+_GATEWAY = {"envoy": "up", "stopping": False, "reason": "", "version": "0.1.0"}
 
 
 @router.post(

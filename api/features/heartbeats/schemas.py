@@ -1,11 +1,15 @@
-"""Requests and responses of heartbeats."""
+"""Requests and responses of heartbeats.
+
+Agents of release 0.1.0 use other names for some fields. They are accepted until release 0.3.0, because one unknown field would refuse the
+whole heartbeat, and an exit without heartbeats is taken out.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field, ValidationInfo
+from pydantic import AfterValidator, AliasChoices, AwareDatetime, Field, ValidationInfo
 
 from api.features.orders.schemas import AgentOrderOut, OrderResultIn
 from api.http.field_types import IpAddress, Port, RequestModel, ResponseModel, Text
@@ -42,8 +46,12 @@ class ObservationIn(RequestModel):
     city: _ReportText | None = None
     network: _ReportText | None = None
     time_zone: _ReportText | None = None
-    trouble: _ReportText = Field("", description="Why the country is not known.")
-    disagreement: _ReportText = Field("", description="What the services disagree about.")
+    error: _ReportText = Field(
+        "", validation_alias=AliasChoices("error", "trouble"), description="Why the country is not known."
+    )
+    conflict: _ReportText = Field(
+        "", validation_alias=AliasChoices("conflict", "disagreement"), description="What the services disagree about."
+    )
     leak: _ReportText = Field(
         "", description="What leaves outside the tunnel. A leaking exit is not offered to clients."
     )
@@ -63,8 +71,10 @@ class ObservationIn(RequestModel):
 
 class HeartbeatIn(RequestModel):
     envoy: UpOrDown = Field(description="Whether the proxy's Envoy is live.")
-    leaving: bool = Field(
-        default=False, description="Whether the proxy is about to stop on purpose. It is then not offered to clients."
+    stopping: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("stopping", "leaving"),
+        description="Whether the proxy is about to stop on purpose. It is then not offered to clients.",
     )
     reason: Annotated[Text, Field(max_length=500)] = Field(default="", description="Why the tunnel or Envoy is down.")
     version: Annotated[Text, Field(max_length=64)] = Field(default="", description="The agent's version.")
@@ -90,7 +100,10 @@ class ExitHeartbeatIn(HeartbeatIn):
         0, ge=0, le=2**62, description="Bytes that Envoy carried since it started, in both directions."
     )
     order_results: list[OrderResultIn] = Field(
-        [], max_length=16, description="The results of orders. Sent again until a heartbeat is accepted."
+        [],
+        max_length=16,
+        validation_alias=AliasChoices("order_results", "settled"),
+        description="The results of orders. Sent again until a heartbeat is accepted.",
     )
     removed_endpoints: tuple[()] = ()
 
@@ -106,6 +119,7 @@ class ProxyHeartbeatIn(HeartbeatIn):
     removed_endpoints: list[DialAddress] = Field(
         [],
         max_length=100,
+        validation_alias=AliasChoices("removed_endpoints", "gone"),
         description="Exits that were removed from its configuration while connections to them are open.",
     )
 
@@ -114,7 +128,8 @@ class HeartbeatOut(ResponseModel):
     state: ExitState | None = Field(description="The state of the exit; null for a gateway.")
     interval_s: int = Field(description="Seconds until the next heartbeat is due.")
     orders: list[AgentOrderOut] = Field([], description="Orders to the exit's agent. Each is carried out once.")
-    cut: list[DialAddress] = Field(
+    endpoints_to_cut: list[DialAddress] = Field(
         [],
         description="Those of `removed_endpoints` whose open tunnels must be cut, because the exits leak or were removed.",
     )
+    cut: list[DialAddress] = Field([], deprecated=True, description="`endpoints_to_cut`, for agents of release 0.1.0.")

@@ -88,7 +88,7 @@ async def receive(
             heard_at=context.clock(),
             tunnel_up=beat.tunnel == "up",
             envoy_up=beat.envoy == "up",
-            leaving=beat.leaving,
+            stopping=beat.stopping,
             reason=beat.reason,
             version=beat.version,
             observation=None if beat.observation is None else beat.observation.model_dump(mode="json"),
@@ -100,7 +100,8 @@ async def receive(
     if waiting := context.pending_orders.find(credential.proxy_id):
         more["orders"] = [AgentOrderOut(id=order.id, kind=order.kind, detail=dict(order.detail)) for order in waiting]
     if beat.removed_endpoints:
-        more["cut"] = await _endpoints_to_cut(context, credential, beat.removed_endpoints)
+        more["endpoints_to_cut"] = await _endpoints_to_cut(context, credential, beat.removed_endpoints)
+        more["cut"] = more["endpoints_to_cut"]
     return HeartbeatOut(state=credential.state, interval_s=context.heartbeat_interval_s, **more)
 
 

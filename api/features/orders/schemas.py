@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from api.http.field_types import RequestModel, ResponseModel, Text
 
@@ -45,4 +45,8 @@ class OrderResultIn(RequestModel):
 
     id: UUID
     outcome: dict[str, Any] | None = None
-    error: Annotated[Text, Field(max_length=500, description="Why the order failed; empty if it did not.")] = ""
+    error: Annotated[Text, Field(max_length=500)] = Field(
+        "",
+        validation_alias=AliasChoices("error", "trouble"),  # agents of release 0.1.0
+        description="Why the order failed; empty if it did not.",
+    )

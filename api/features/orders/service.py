@@ -84,10 +84,10 @@ async def _read_once(context: ApiContext, caller: Caller, ref: str, fleet: str |
 
 def _show(row: ExitOrderRow, exit_name: str, now: datetime) -> OrderOut:
     if row.done_at is not None:
-        state = "failed" if row.trouble else "done"
+        state = "failed" if row.error else "done"
     else:
         state = "pending" if now < row.expires_at else "expired"
-    return OrderOut.of(row, exit=exit_name, state=state, created_at=row.asked_at, error=row.trouble)
+    return OrderOut.of(row, exit=exit_name, state=state, created_at=row.asked_at, error=row.error)
 
 
 async def record_results(context: ApiContext, exit_id: UUID, results: list[OrderResultIn]) -> None:
@@ -98,7 +98,7 @@ async def record_results(context: ApiContext, exit_id: UUID, results: list[Order
             if outcome is not None and len(json.dumps(outcome)) > OUTCOME_BYTES_MAX:
                 outcome, error = None, f"the result is longer than {OUTCOME_BYTES_MAX} bytes, so it was dropped"
             await orders.complete(
-                session, exit_id, each.id, now=context.clock(), outcome=None if error else outcome, trouble=error
+                session, exit_id, each.id, now=context.clock(), outcome=None if error else outcome, error=error
             )
     for each in results:
         context.pending_orders.remove(exit_id, each.id)

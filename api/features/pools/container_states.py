@@ -37,7 +37,7 @@ async def read_container_states(read: ReadContext, pools: Sequence[Any]) -> dict
             error, since = known.error, known.error_since
         states[pool.id] = ContainersStateOut(
             wanted=known.wanted if known and pool.containers is not None else minimum,
-            running=sum(row.life == "running" for row in rows.get(pool.id, ())),
+            running=sum(row.state == "running" for row in rows.get(pool.id, ())),
             error=error,
             error_since=since,
         )

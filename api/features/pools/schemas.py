@@ -89,16 +89,18 @@ class ResilienceIn(RequestModel):
         le=60_000,
         description="Round trips above this make an exit degraded: it serves when too few exits are healthy. null: never.",
     )
-    falls_borne: int = Field(
-        default=RESILIENCE.falls_borne,
+    flap_threshold: int = Field(
+        default=RESILIENCE.flap_threshold,
         ge=0,
         le=1_000,
-        description="Failures tolerated within `falls_window_s`. After more, an exit must be up for `hold_down_s` to serve again.",
+        description="Failures tolerated within `flap_window_s`. After more, an exit must be up for `hold_down_s` to serve again.",
     )
-    falls_window_s: int = Field(
-        default=RESILIENCE.falls_window_s, ge=1, le=86_400, description="Seconds; see `falls_borne`."
+    flap_window_s: int = Field(
+        default=RESILIENCE.flap_window_s, ge=1, le=86_400, description="Seconds; see `flap_threshold`."
     )
-    hold_down_s: int = Field(default=RESILIENCE.hold_down_s, ge=0, le=3_600, description="Seconds; see `falls_borne`.")
+    hold_down_s: int = Field(
+        default=RESILIENCE.hold_down_s, ge=0, le=3_600, description="Seconds; see `flap_threshold`."
+    )
 
     @model_validator(mode="after")
     def _is_in_order(self) -> ResilienceIn:

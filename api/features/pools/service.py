@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,9 +20,10 @@ from api.http.problems import Problem, clashes, duplicate, in_use, unknown
 from api.kernel.caller import Caller
 from api.kernel.collections.collection import Collection
 from api.kernel.context import ReadContext
-from api.kernel.shrink_guard import no_silent_shrink
+from api.kernel.shrink_guard import require_shrink_approval
 from api.kernel.writes import WriteContext
 from model.repositories import containers, declared
+from model.stored_pools import read_resilience
 from model.tables import FleetRow, PoolRow
 from xds.translate import names
 from xds.translate.scopes import ExitGroup, GatewayGroup, ParentProxyGroup
@@ -65,7 +67,7 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
         with clashes(_conflicts(stored)):
             await declared.save_changes(work.unit, row, stored)
         if retired:
-            async with no_silent_shrink(work, [row.fleet_id]):
+            async with require_shrink_approval(work, [row.fleet_id]):
                 await containers.start_removal_of_pool(work.unit, row.id, work.now)
 
     async def remove(self, work: WriteContext, row: PoolRow) -> None:
@@ -83,7 +85,7 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
                 f"change it first: GET /api/v1/listeners?{where}",
             ),
         }
-        async with no_silent_shrink(work, [row.fleet_id]):
+        async with require_shrink_approval(work, [row.fleet_id]):
             with clashes({key: in_use("pool", row.name, message, hint) for key, (message, hint) in users.items()}):
                 await declared.remove(work.unit, row)
 
@@ -96,7 +98,7 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
                 row,
                 city=row.city or None,
                 balancing=BalancingIn.model_validate(row.balancing),
-                resilience=ResilienceIn.model_validate(row.resilience),
+                resilience=ResilienceIn(**asdict(read_resilience(row.resilience))),
                 fleet=owners[row.fleet_id],
                 containers=None if row.containers is None else ContainersIn.model_validate(row.containers),
                 containers_state=states.get(row.id),

@@ -41,7 +41,7 @@ class LastHeartbeatOut(ResponseModel):
     at: datetime
     tunnel: UpOrDown
     envoy: UpOrDown
-    leaving: bool = Field(description="Whether the proxy announced that it stops.")
+    stopping: bool = Field(description="Whether the proxy announced that it stops.")
     reason: str
     version: str
 

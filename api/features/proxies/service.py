@@ -76,7 +76,7 @@ PROXIES = ProxyCollection()
 
 
 def _is_connected(beat: HeartbeatRow | None, heard_since: datetime) -> bool:
-    return beat is not None and beat.heard_at >= heard_since and not beat.leaving
+    return beat is not None and beat.heard_at >= heard_since and not beat.stopping
 
 
 def _show_heartbeat(row: HeartbeatRow | None) -> LastHeartbeatOut | None:
@@ -86,7 +86,7 @@ def _show_heartbeat(row: HeartbeatRow | None) -> LastHeartbeatOut | None:
         at=row.heard_at,
         tunnel="up" if row.tunnel_up else "down",
         envoy="up" if row.envoy_up else "down",
-        leaving=row.leaving,
+        stopping=row.stopping,
         reason=row.reason,
         version=row.version,
     )

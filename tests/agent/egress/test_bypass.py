@@ -22,7 +22,7 @@ def by_ipv6(interface):
 
 async def test_bypass_check_accepts_route_into_tunnel(source):
     found = await check_bypass(an_exit(source.url, tunnel_interface="lo"), always("lo"))
-    assert (found.leak, found.trouble) == ("", "")
+    assert (found.leak, found.error) == ("", "")
     assert source.clients == []
 
 
@@ -39,34 +39,34 @@ async def test_bypass_check_reports_one_destination_outside_tunnel(source):
     assert "by eth0" in found.leak
 
 
-async def test_blocked_path_outside_tunnel_is_trouble_not_leak(source):
+async def test_blocked_path_outside_tunnel_is_error_not_leak(source):
     exit_ = an_exit(source.url.with_port(1), tunnel_interface="wg0")
     found = await check_bypass(exit_, always("eth0"))
-    assert (found.leak, found.trouble) == ("", "its traffic would leave by eth0, not by its tunnel wg0")
+    assert (found.leak, found.error) == ("", "its traffic would leave by eth0, not by its tunnel wg0")
 
 
-async def test_missing_route_is_trouble(source):
+async def test_missing_route_is_error(source):
     found = await check_bypass(an_exit(source.url, tunnel_interface="wg0"), always(None))
-    assert found.trouble == "no route leads its traffic into its tunnel wg0"
+    assert found.error == "no route leads its traffic into its tunnel wg0"
 
 
-async def test_missing_route_of_one_destination_is_trouble(source):
+async def test_missing_route_of_one_destination_is_error(source):
     found = await check_bypass(
         an_exit(source.url, tunnel_interface="wg0"), lambda address, _: None if address.startswith("77.") else "wg0"
     )
-    assert (found.leak, found.trouble) == ("", "no route leads its traffic into its tunnel wg0")
+    assert (found.leak, found.error) == ("", "no route leads its traffic into its tunnel wg0")
     assert source.clients == []
 
 
 async def test_bypass_check_looks_up_routes_of_egress_address(source):
     exit_ = an_exit(source.url, tunnel_interface="wg0", egress_address="127.0.0.9")
     found = await check_bypass(exit_, lambda _, address: "wg0" if address == "127.0.0.9" else "eth0")
-    assert (found.leak, found.trouble) == ("", "")
+    assert (found.leak, found.error) == ("", "")
 
 
 async def test_bypass_check_without_interface_finds_nothing(source):
     found = await check_bypass(an_exit(source.url), always("eth0"))
-    assert (found.leak, found.trouble) == ("", "")
+    assert (found.leak, found.error) == ("", "")
 
 
 async def evaluate_over_ipv6(exit_, route, *, ipv4=SEEN):
@@ -84,7 +84,7 @@ async def both(source, make_source):
 async def test_ipv6_through_tunnel_in_same_country_is_no_leak(both):
     ipv4, ipv6 = both
     found = await evaluate_over_ipv6(an_exit(ipv4.url, ipv6.url, tunnel_interface="lo"), always("lo"))
-    assert (found.leak, found.trouble, found.observed) == ("", "", "2001:db8::9")
+    assert (found.leak, found.error, found.observed) == ("", "", "2001:db8::9")
     assert (ipv4.clients, ipv6.clients) == ([], ["::1"])
 
 
@@ -111,11 +111,11 @@ async def test_ipv6_in_another_country_is_leak(both):
     )
 
 
-async def test_ipv6_without_country_is_trouble(both):
+async def test_ipv6_without_country_is_error(both):
     ipv4, ipv6 = both
     ipv6.respond({"ip": "2001:db8::9"})
     found = await evaluate_over_ipv6(an_exit(ipv4.url, ipv6.url), always("lo"))
-    assert found.trouble == "its IPv6 address is 2001:db8::9, whose country is unknown"
+    assert found.error == "its IPv6 address is 2001:db8::9, whose country is unknown"
 
 
 async def test_ipv6_query_is_skipped_without_route_and_address(both, monkeypatch):

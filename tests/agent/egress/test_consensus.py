@@ -1,4 +1,4 @@
-"""The combination of several sources and a Geo-IP file: precedence, disagreement and leaks."""
+"""The combination of several sources and a Geo-IP file: precedence, conflicts and leaks."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ def combined(answers, *, hosts=(), locations=None):
     return combine(answers, frozenset(hosts), locations or {})
 
 
-def test_first_source_wins_and_others_are_disagreement():
+def test_first_source_wins_and_others_are_a_conflict():
     found = combined([("a", "it cannot be reached"), ("b", SEEN), ("c", ABROAD), ("d", SEEN)])
-    assert (found.seen, found.trouble) == (SEEN, "")
-    assert found.disagreement == "b sees 198.51.100.9 in us, c sees 203.0.113.5 in fr"
+    assert (found.seen, found.error) == (SEEN, "")
+    assert found.conflict == "b sees 198.51.100.9 in us, c sees 203.0.113.5 in fr"
 
 
-def test_trouble_lists_reason_of_each_source():
+def test_error_lists_reason_of_each_source():
     found = combined([("a", "it answers 500"), ("b", "it names no IP address")])
-    assert (found.seen, found.trouble) == (None, "a: it answers 500; b: it names no IP address")
+    assert (found.seen, found.error) == (None, "a: it answers 500; b: it names no IP address")
 
 
 def test_geo_file_fills_in_missing_country():
     found = combined([("a", UNLOCATED)], locations={"198.51.100.9": Location("us", "Ashburn")})
-    assert (found.seen, found.disagreement) == (SeenAddress("198.51.100.9", Location("us", "Ashburn")), "")
+    assert (found.seen, found.conflict) == (SeenAddress("198.51.100.9", Location("us", "Ashburn")), "")
 
 
-def test_address_without_country_is_trouble():
-    assert combined([("a", UNLOCATED)]).trouble == "a: the country of 198.51.100.9 is unknown"
+def test_address_without_country_is_error():
+    assert combined([("a", UNLOCATED)]).error == "a: the country of 198.51.100.9 is unknown"
     assert combined([("a", UNLOCATED)]).seen is None
 
 
 def test_source_wins_over_geo_file():
     found = combined([("a", SEEN)], locations={"198.51.100.9": Location("fr", "Paris")})
     assert found.seen == SEEN
-    assert found.disagreement == "a sees 198.51.100.9 in us, the Geo-IP file has it in fr"
+    assert found.conflict == "a sees 198.51.100.9 in us, the Geo-IP file has it in fr"
 
 
 def test_source_with_country_wins_over_source_without():
@@ -49,8 +49,8 @@ def test_source_with_country_wins_over_source_without():
 
 def test_messages_are_cut_to_api_limit():
     names = [f"{number}.{'x' * 60}.example" for number in range(20)]
-    assert len(combined([(name, "it cannot be reached") for name in names]).trouble) == 500
-    assert len(combined([("a", SEEN), *((name, ABROAD) for name in names)]).disagreement) == 500
+    assert len(combined([(name, "it cannot be reached") for name in names]).error) == 500
+    assert len(combined([("a", SEEN), *((name, ABROAD) for name in names)]).conflict) == 500
 
 
 def test_host_address_seen_by_any_source_is_leak():
@@ -62,16 +62,16 @@ def test_host_address_seen_by_any_source_is_leak():
     assert combined([("a", SeenAddress("192.0.2.7"))], hosts={"192.0.2.7"}).leak == leak
 
 
-def test_trouble_hides_country_and_keeps_address():
+def test_error_hides_country_and_keeps_address():
     whole = compose_observation(combined([("a", SEEN)]), NONE, NONE, NONE)
-    assert (whole.country, whole.trouble) == ("us", "")
+    assert (whole.country, whole.error) == ("us", "")
     for findings in (
-        (LeakFinding(trouble="x"), NONE, NONE),
-        (NONE, LeakFinding(trouble="x"), NONE),
-        (NONE, NONE, LeakFinding(trouble="x")),
+        (LeakFinding(error="x"), NONE, NONE),
+        (NONE, LeakFinding(error="x"), NONE),
+        (NONE, NONE, LeakFinding(error="x")),
     ):
         observation = compose_observation(combined([("a", SEEN)]), *findings)
-        assert (observation.address, observation.country, observation.trouble) == ("198.51.100.9", None, "x")
+        assert (observation.address, observation.country, observation.error) == ("198.51.100.9", None, "x")
 
 
 def test_observation_joins_all_leaks():

@@ -23,7 +23,7 @@ def evaluated(*resolvers, egress=SEEN, route=lambda _: "wg0", allow=(), **more):
 
 def test_resolver_in_exit_country_is_accepted():
     found = evaluated(HERE)
-    assert (found.leak, found.trouble, found.observed) == ("", "", "198.51.100.53 in us")
+    assert (found.leak, found.error, found.observed) == ("", "", "198.51.100.53 in us")
 
 
 def test_resolver_elsewhere_is_leak_unless_allowed():
@@ -40,7 +40,7 @@ def test_one_of_several_resolvers_elsewhere_is_leak():
 
 
 def test_resolver_at_egress_address_is_accepted():
-    assert evaluated(ResolverSeen(SEEN.address)).leak == evaluated(ResolverSeen(SEEN.address)).trouble == ""
+    assert evaluated(ResolverSeen(SEEN.address)).leak == evaluated(ResolverSeen(SEEN.address)).error == ""
 
 
 def test_resolver_at_host_address_is_leak_even_if_allowed():
@@ -49,16 +49,16 @@ def test_resolver_at_host_address_is_leak_even_if_allowed():
     assert evaluated(HERE, host_addresses=frozenset({HERE.address}), egress=None).leak == leak
 
 
-def test_resolver_without_country_is_trouble():
-    assert evaluated(UNLOCATED).trouble == "its names are resolved by 192.0.2.54, whose country is unknown"
-    assert evaluated(UNLOCATED, allow=["192.0.2.54/32"]).trouble == ""
+def test_resolver_without_country_is_error():
+    assert evaluated(UNLOCATED).error == "its names are resolved by 192.0.2.54, whose country is unknown"
+    assert evaluated(UNLOCATED, allow=["192.0.2.54/32"]).error == ""
 
 
 def test_silent_resolver_is_note_unless_all_are_silent():
     assert evaluated(HERE, "it does not answer in time").note == "resolver 10.0.0.1: it does not answer in time"
-    assert evaluated(HERE, "it does not answer in time").trouble == ""
-    assert evaluated("it does not answer in time").trouble == "resolver 10.0.0.1: it does not answer in time"
-    assert evaluated().trouble == ""
+    assert evaluated(HERE, "it does not answer in time").error == ""
+    assert evaluated("it does not answer in time").error == "resolver 10.0.0.1: it does not answer in time"
+    assert evaluated().error == ""
 
 
 @pytest.mark.parametrize("interface", ["wg0", "lo", None])

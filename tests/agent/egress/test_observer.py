@@ -53,12 +53,12 @@ async def test_source_is_queried_from_egress_address(source):
 
 async def test_missing_interface_reaches_no_source(source):
     seen = await observe(an_exit(source.url, tunnel_interface="nowhere0"), route=lambda *_: "nowhere0")
-    assert (seen.country, seen.trouble) == (None, "127.0.0.1: it cannot be reached")
+    assert (seen.country, seen.error) == (None, "127.0.0.1: it cannot be reached")
     assert source.clients == []
 
 
 @pytest.mark.parametrize(
-    ("answer", "trouble"),
+    ("answer", "error"),
     [
         (web.Response(status=500), "it answers 500"),
         (web.Response(status=302, headers={"Location": "/json"}), "it answers 302"),
@@ -66,9 +66,9 @@ async def test_missing_interface_reaches_no_source(source):
         (web.Response(body=b"<html>"), "its answer is not JSON"),
     ],
 )
-async def test_unusable_answer_is_trouble(source, answer, trouble):
+async def test_unusable_answer_is_error(source, answer, error):
     source.respond(answer)
-    assert (await observe(an_exit(source.url))).trouble == f"127.0.0.1: {trouble}"
+    assert (await observe(an_exit(source.url))).error == f"127.0.0.1: {error}"
 
 
 async def test_observation_starts_when_tunnel_comes_up(source, until):
@@ -132,7 +132,7 @@ async def test_new_address_without_country_replaces_observation(source, until):
         assert observed(board) == SEEN
         source.respond({"ip": "203.0.113.5"})
         await until(lambda: board.report.observation.country is None)
-        assert board.report.observation.trouble == "127.0.0.1: the country of 203.0.113.5 is unknown"
+        assert board.report.observation.error == "127.0.0.1: the country of 203.0.113.5 is unknown"
 
 
 async def test_failing_source_is_retried_soon(source, until):
@@ -140,7 +140,7 @@ async def test_failing_source_is_retried_soon(source, until):
     source.respond(web.Response(status=503))
     async with observing(an_exit(source.url), board, retry_s=0.01):
         await until(lambda: len(source.clients) > 3)
-        assert board.report.observation.trouble == "127.0.0.1: it answers 503"
+        assert board.report.observation.error == "127.0.0.1: it answers 503"
         source.respond(IPINFO)
         await until(lambda: observed(board) == SEEN)
 
@@ -206,11 +206,11 @@ async def test_geo_file_adds_country_that_no_source_states(source, tmp_path):
     source.respond({"ip": "198.51.100.9"})
     observer = Observer(an_exit(source.url, geoip=path), StatusBoard())
     seen = (await observer.observe()).observation
-    assert (seen.country, seen.city, seen.trouble) == ("us", "US City", "")
+    assert (seen.country, seen.city, seen.error) == ("us", "US City", "")
     path.write_bytes(mmdb({"198.51.100.0/24": a_country("FR")}))
     source.respond(IPINFO)
     seen = (await observer.observe()).observation
-    assert (seen.country, seen.disagreement) == (
+    assert (seen.country, seen.conflict) == (
         "us",
         "127.0.0.1 sees 198.51.100.9 in us, the Geo-IP file has it in fr",
     )
@@ -230,7 +230,7 @@ async def test_geolocation_service_is_queried_last(source, make_source):
     service.respond(IPINFO | {"ip": "198.51.100.1"})
     assert (
         await observe(an_exit(source.url, locate=service.url))
-    ).trouble == "127.0.0.1: the country of 198.51.100.9 is unknown"
+    ).error == "127.0.0.1: the country of 198.51.100.9 is unknown"
 
 
 # -- DNS ---------------------------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ async def test_silent_zone_leaves_exit_unverified(source, make_resolver):
     resolver = await make_resolver(lambda _: [])
     seen = await observe(an_exit(source.url, dns_zone="who.example.net"), resolvers=lambda _: [resolver.endpoint])
     assert (seen.address, seen.country) == ("198.51.100.9", None)
-    assert seen.trouble == "resolver 127.0.0.1: it does not answer in time"
+    assert seen.error == "resolver 127.0.0.1: it does not answer in time"
 
 
 @pytest.mark.usefixtures("short_dns_timeouts")
@@ -285,7 +285,7 @@ async def test_failing_zone_keeps_result_until_resolvers_change(source, make_res
         assert board.report.observation.country == "us"
         resolvers[:] = [Endpoint("127.0.0.1", 1)]
         await until(lambda: board.report.observation.country is None)
-        assert board.report.observation.trouble == "resolver 127.0.0.1: it cannot be reached"
+        assert board.report.observation.error == "resolver 127.0.0.1: it cannot be reached"
 
 
 @pytest.mark.usefixtures("short_dns_timeouts")

@@ -49,7 +49,7 @@ async def test_candidate_is_observed_by_new_interface_whatever_the_route(source)
     observer = Observer(exit_, StatusBoard(), route=lambda *_: "ep0")
     assert await observer.observe_candidate(replace(exit_, tunnel_interface="lo")) == SEEN
     seen = await observer.observe_candidate(replace(exit_, tunnel_interface="nowhere0"))
-    assert (seen.country, seen.trouble) == (None, "127.0.0.1: it cannot be reached")
+    assert (seen.country, seen.error) == (None, "127.0.0.1: it cannot be reached")
 
 
 async def test_candidate_queries_new_resolvers_by_new_interface(source, make_resolver, monkeypatch):
@@ -65,7 +65,7 @@ async def test_candidate_queries_new_resolvers_by_new_interface(source, make_res
         replace(exit_, tunnel_interface="lo", resolvers=("10.0.0.53",))
     )
     assert set(queries) == {("10.0.0.53", "lo")}
-    assert "it is silent" in seen.trouble
+    assert "it is silent" in seen.error
 
 
 async def test_query_bound_to_interface_uses_no_other(make_resolver):

@@ -44,8 +44,8 @@ TEXTS = st.text(max_size=2000)
     st.builds(
         Observation,
         address=st.none() | st.ip_addresses().map(str),
-        trouble=TEXTS,
-        disagreement=TEXTS,
+        error=TEXTS,
+        conflict=TEXTS,
         leak=TEXTS,
         resolver=st.none() | TEXTS,
         changed_at=TIMES,

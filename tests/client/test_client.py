@@ -115,7 +115,7 @@ async def call_every_method(api: Client, plane, database):
     """Call each method of the client, and each dry run."""
     await api.fleets.create(FleetIn(name="demo", listener=FirstListenerIn(address="127.0.0.1", port=8080)))
     pool = await api.pools.create(POOL)
-    wishes = {
+    bodies = {
         api.fleets: (lambda n: FleetIn(name=n), FleetPatch(name="fleet-2")),
         api.pools: (lambda n: PoolIn(name=n, fleet="demo", country="de", city=n), PoolPatch(country="fr")),
         api.exits: (
@@ -136,8 +136,8 @@ async def call_every_method(api: Client, plane, database):
         api.operators: (lambda n: OperatorIn(name=n, role="viewer"), OperatorPatch(role="operator")),
         api.api_keys: (lambda n: ApiKeyIn(name=n, role="viewer"), ApiKeyPatch(name="renamed")),
     }
-    for collection, (wish, patch) in wishes.items():
-        first = wish("a")
+    for collection, (make_body, patch) in bodies.items():
+        first = make_body("a")
         await collection.try_create(first)
         made = await collection.create(first)
         await collection.try_change(made.id, patch)
@@ -147,8 +147,8 @@ async def call_every_method(api: Client, plane, database):
         assert (await collection.read(made.id)).id == made.id
         assert made.id in [each.id for each in await collect(collection.list())]
         if collection is not api.api_keys:
-            await collection.try_bulk(create=[wish("b")])
-            await collection.bulk(create=[wish("b")], delete=[made.id])
+            await collection.try_bulk(create=[make_body("b")])
+            await collection.bulk(create=[make_body("b")], delete=[made.id])
             made = (await collect(collection.list(name="b")))[0]
         await collection.try_delete(made.id)
         await collection.delete(made.id)
