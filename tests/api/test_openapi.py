@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -44,6 +45,16 @@ async def test_every_collection_has_every_operation(document):
         assert paths[f"/api/v1/{name}/{place}"] == "delete get patch put"
     names = [operation["operationId"] for operation in operations(document).values()]
     assert len(names) == len(set(names))
+
+
+async def test_every_operation_and_response_has_a_description(document):
+    for (method, path), operation in operations(document).items():
+        text = operation.get("description", "")
+        assert text.endswith("."), (method, path)
+        assert not re.search(r"[{}]", re.sub(r"`[^`]*`", "", text)), (method, path, text)
+        assert all(response["description"] for response in operation["responses"].values()), (method, path)
+    described = operations(document)["patch", "/api/v1/api-keys/{api_key_id}"]["description"]
+    assert described.startswith("Change the fields of an API key that are sent, and keep the others.")
 
 
 async def test_errors_are_documented_as_problems(document):

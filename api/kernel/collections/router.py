@@ -21,6 +21,7 @@ from api.http.problems import Problem, locate_errors
 from api.http.request_body import JsonRoute
 from api.kernel.caller import Caller, Permission
 from api.kernel.collections.collection import Collection
+from api.kernel.collections.descriptions import Descriptions
 from api.kernel.collections.schemas import BulkIn, BulkOut, Page
 from api.kernel.context import Context
 from api.kernel.dry_run import DryRunOut
@@ -42,6 +43,7 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
     """Make a router with the endpoints of a collection that `can` names."""
     router = APIRouter(prefix=f"/{collection.name}", tags=[collection.name], route_class=JsonRoute)
     kind, name = (each.replace("-", "_") for each in (collection.kind, collection.name))
+    describe = Descriptions(collection)
     one = "/" + PATH_FIELDS[collection.kind]
     shown_model = collection.response_model
     Ref = Annotated[
@@ -57,7 +59,13 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
     shown: dict[int | str, dict[str, Any]] = {200: {"headers": _ETAG}}
     tried: dict[int | str, dict[str, Any]] = {200: {"model": DryRunOut, "description": "With `dry_run`."}}
 
-    @router.get("", name=f"list_{name}", response_model=Page[shown_model], responses=document_operator_errors(422))
+    @router.get(
+        "",
+        name=f"list_{name}",
+        description=describe.list,
+        response_model=Page[shown_model],
+        responses=document_operator_errors(422),
+    )
     async def list_all(
         query: Annotated[collection.query_model, Query()], context: Context, caller: MayRead
     ) -> Response:
@@ -69,6 +77,7 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
         @router.post(
             "",
             name=f"create_{kind}",
+            description=describe.create,
             status_code=201,
             response_model=shown_model,
             responses={**document_write_errors(404, 409), **tried},
@@ -84,6 +93,7 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
         @router.post(
             "/bulk",
             name=f"change_{name}_in_bulk",
+            description=describe.bulk,
             response_model=BulkOut[shown_model] | DryRunOut,
             responses=document_write_errors(404, 409),
         )
@@ -93,6 +103,7 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
     @router.get(
         one,
         name=f"read_{kind}",
+        description=describe.read,
         response_model=shown_model,
         responses={**document_operator_errors(404, 409, 422), **shown},
     )
@@ -118,13 +129,25 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
     if CHANGE in can:
         refusals = {**document_write_errors(404, 409, 412), **shown}
 
-        @router.patch(one, name=f"change_{kind}", response_model=shown_model | DryRunOut, responses=refusals)
+        @router.patch(
+            one,
+            name=f"change_{kind}",
+            description=describe.patch,
+            response_model=shown_model | DryRunOut,
+            responses=refusals,
+        )
         async def patch(
             ref: Ref, body: collection.patch_model, write: MayWrite, of_fleet: Fleet = None, if_match: IfMatch = None
         ) -> Response:
             return await change(write, ref, of_fleet, if_match, body.model_dump(exclude_unset=True))
 
-        @router.put(one, name=f"replace_{kind}", response_model=shown_model | DryRunOut, responses=refusals)
+        @router.put(
+            one,
+            name=f"replace_{kind}",
+            description=describe.put,
+            response_model=shown_model | DryRunOut,
+            responses=refusals,
+        )
         async def replace(
             ref: Ref, body: collection.request_model, write: MayWrite, of_fleet: Fleet = None, if_match: IfMatch = None
         ) -> Response:
@@ -135,6 +158,7 @@ def router_of(collection: Collection[Any, Any, Any], can: frozenset[str] = ALL) 
         @router.delete(
             one,
             name=f"delete_{kind}",
+            description=describe.delete,
             status_code=204,
             responses={**document_operator_errors(404, 409, 412, 422), **tried},
         )
