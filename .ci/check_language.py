@@ -1,4 +1,4 @@
-"""Check that names and docstrings follow docs/style.md: modules, classes, tests, and how docstrings open.
+"""Check that names and prose follow docs/style.md: modules, classes, tests, how docstrings open, and withdrawn words.
 
 `make lint` calls it. It prints one line for each finding, with the place and the cure, and ends with 1 when there is one.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -52,6 +53,32 @@ OPENINGS: Final = {
 }
 """Words that no docstring begins with: they announce a riddle where a subject and its effect belong."""
 TEST_NAME_MAX: Final = 70
+WITHDRAWN: Final = {
+    "bear": "tolerate",
+    "bears": "tolerates",
+    "borne": "a threshold or limit",
+    "bystander": "other clients",
+    "disagreement": "conflict",
+    "lanes": "slots",
+    "mend": "hint, fix or restore",
+    "mended": "fixed",
+    "mends": "fixes",
+    "pulse": "liveness",
+    "silent_shrink": "shrink approval",
+    "trouble": "error or failure",
+    "troubles": "errors or failures",
+    "vault": "encrypted store",
+    "whither": "where to",
+    "wish": "client intent, command, request or body",
+    "wishes": "client intents, commands, requests or bodies",
+    "wishing": "client intent",
+}
+"""Words of the former dialect, and what to write instead. Former names that are still stored or accepted stand in quotes."""
+PROSE: Final = ("*.py", "*.md", "*.lua", "*.yaml", "*.proto", "*.toml", "Makefile")
+HISTORY: Final = ("CHANGELOG.md", "docs/decisions/", "model/migrations/versions/", ".ci/check_language.py")
+"""Files that quote former names."""
+_WITHDRAWN_WORD: Final = re.compile(rf"(?<![A-Za-z])({'|'.join(WITHDRAWN)})(?![A-Za-z])", re.IGNORECASE)
+_QUOTED_NAME: Final = re.compile(r'"\w+"')
 
 
 class Finding(NamedTuple):
@@ -63,18 +90,27 @@ class Finding(NamedTuple):
 
 
 def main() -> int:
-    """Check every tracked Python file; gives the exit status."""
-    trees = {path: ast.parse((ROOT / path).read_text(), path) for path in tracked_files()}
-    findings = sorted([*check_modules(trees), *check_classes(trees), *check_docstrings(trees), *check_tests(trees)])
+    """Check every tracked file; gives the exit status."""
+    trees = {path: ast.parse((ROOT / path).read_text(), path) for path in tracked_files("*.py")}
+    texts = {path: (ROOT / path).read_text() for path in tracked_files(*PROSE)}
+    findings = sorted(
+        [
+            *check_modules(trees),
+            *check_classes(trees),
+            *check_docstrings(trees),
+            *check_tests(trees),
+            *check_words(texts),
+        ]
+    )
     for each in findings:
         print(f"{each.path}:{each.line}: {each.text}")
     return 1 if findings else 0
 
 
-def tracked_files() -> list[str]:
-    """Paths of the Python files of the repository, without migrations: these never change once they were applied."""
+def tracked_files(*patterns: str) -> list[str]:
+    """Paths of the repository's files, without migrations: these never change once they were applied."""
     listed = subprocess.run(
-        ("git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"),
+        ("git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns),
         cwd=ROOT,
         check=True,
         capture_output=True,
@@ -146,6 +182,16 @@ def check_tests(trees: Mapping[str, ast.Module]) -> Iterator[Finding]:
                     yield Finding(
                         path, node.lineno, f"{node.name} has {excess} characters too many: at most {TEST_NAME_MAX}"
                     )
+
+
+def check_words(texts: Mapping[str, str]) -> Iterator[Finding]:
+    """Withdrawn words appear nowhere, neither in names nor in prose."""
+    for path, text in texts.items():
+        if path.startswith(HISTORY):
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            for found in _WITHDRAWN_WORD.finditer(_QUOTED_NAME.sub("", line)):
+                yield Finding(path, number, f"{found[0]!r} is a withdrawn word: write {WITHDRAWN[found[0].lower()]}")
 
 
 if __name__ == "__main__":
