@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from cli.credentials import authorization
+from cli.terminal import printable
 from client.errors import ApiRefused
 from model.errors import ExitplaneError
 
@@ -62,4 +63,4 @@ def as_json_text(value: Any) -> str:
 def print_error(error: ExitplaneError) -> None:
     """Print an error to standard error, each of its lines with the command's name before it."""
     for line in str(error).splitlines():
-        print(f"exitplane: {line}", file=sys.stderr)
+        print(printable(f"exitplane: {line}"), file=sys.stderr)

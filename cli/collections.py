@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import typer
 
 from cli.api_command import DEFAULT_API, Api, AsJson, Fleet, print_json, run
+from cli.terminal import add_row, console
 from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
@@ -127,9 +128,7 @@ def get(
 
         sys.stdout.write(as_yaml(found if ref is None else found[0]))
     else:
-        from rich.console import Console
-
-        Console(highlight=False).print(_table(found, _COLUMNS[collection]))
+        console().print(_table(found, _COLUMNS[collection]))
 
 
 def delete(
@@ -201,7 +200,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
 
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
+        add_row(table, (_cell(row.get(column)) for column in columns))
     return table
 
 

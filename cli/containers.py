@@ -10,6 +10,7 @@ import typer
 
 from api.http.limits import CONTAINER_LOG_LINES_MAX
 from cli.api_command import DEFAULT_API, Api, AsJson, Fleet, print_json, run
+from cli.terminal import add_row, console, printable
 from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
@@ -56,15 +57,13 @@ def list_(
     if as_json:
         print_json(found)
         return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(_table(found))
+    shown = console()
+    shown.print(_table(found))
     for each in found:
         if (state := each["state"]) is not None:
             counts = f"{state['running']} running, {state['wanted']} wanted"
             error = f": {state['error']}" if state["error"] else ""
-            console.print(f"{each['fleet']}/{each['pool']}: {counts}{error}", markup=False)
+            shown.print(printable(f"{each['fleet']}/{each['pool']}: {counts}{error}"))
 
 
 @containers.command("start")
@@ -129,7 +128,7 @@ def logs(
     if as_json:
         print_json(found)
     else:
-        print(found["text"], end="" if found["text"].endswith("\n") else "\n")
+        print(printable(found["text"]).removesuffix("\n"))
 
 
 def _send_command(
@@ -183,13 +182,15 @@ def _table(found: Sequence[Item]) -> Table:
             note = (
                 "stopped" if each["stopped"] else "draining, then removed" if each["leaving_since"] else each["status"]
             )
-            table.add_row(
+            started_at = f"{datetime.fromisoformat(each['started_at']):%Y-%m-%d %H:%M:%S}"
+            cells = (
                 pool["fleet"],
                 each["name"],
                 each["state"],
-                f"{datetime.fromisoformat(each['started_at']):%Y-%m-%d %H:%M:%S}",
-                each["exit_state"] or "",
-                str(each["open_requests"]),
+                started_at,
+                each["exit_state"],
+                each["open_requests"],
                 note,
             )
+            add_row(table, cells)
     return table

@@ -11,6 +11,7 @@ import typer
 
 from api.http.limits import AGENT_LOG_LINES_MAX, HISTORY_HOURS_MAX
 from cli.api_command import DEFAULT_API, Api, AsJson, Fleet, print_json, run
+from cli.terminal import add_row, console, printable
 from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _send_switch(
         return
     for each in changed:
         reason = f": {each['state_reason']}" if each["state_reason"] else ""
-        print(f"{each['name']} is {each['state']}{reason}")
+        print(printable(f"{each['name']} is {each['state']}{reason}"))
 
 
 def best(
@@ -105,7 +106,7 @@ def rotate(
     """Make an exit take another server or address, and wait until it has."""
     done = _send_order("rotate", ref, fleet, approve, None, wait, api, as_json=as_json)
     if done is not None:
-        print(f"{done['exit']} uses {(done['outcome'] or {}).get('server', 'another server')}")
+        print(printable(f"{done['exit']} uses {(done['outcome'] or {}).get('server', 'another server')}"))
 
 
 def speed_test(
@@ -114,7 +115,7 @@ def speed_test(
     """Measure the speed of an exit's tunnel."""
     done = _send_order("speed-test", ref, fleet, None, None, wait, api, as_json=as_json)
     for name, value in ((done["outcome"] if done else None) or {}).items():
-        print(f"{name}: {value}")
+        print(printable(f"{name}: {value}"))
 
 
 def logs(
@@ -132,7 +133,7 @@ def logs(
     done = _send_order("logs", ref, fleet, None, lines, wait, api, as_json=as_json)
     for name in ("envoy", "lines"):
         for line in ((done["outcome"] if done else None) or {}).get(name, ()):
-            print(line)
+            print(printable(line))
 
 
 def _send_order(
@@ -186,11 +187,9 @@ def history(
     if as_json:
         print_json(found)
         return
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    console.print(_table(found))
-    console.print(f"last {hours} h: {_format_summary(found['summary'])}\nbefore: {_format_summary(found['before'])}")
+    shown = console()
+    shown.print(_table(found))
+    shown.print(f"last {hours} h: {_format_summary(found['summary'])}\nbefore: {_format_summary(found['before'])}")
 
 
 def _table(found: Item) -> Table:
@@ -200,7 +199,7 @@ def _table(found: Item) -> Table:
     for period in found["states"]:
         since, until = (datetime.fromisoformat(at) for at in (period["since"], period["until"] or found["until"]))
         lasted_s = (until - since).total_seconds()
-        table.add_row(f"{since:%Y-%m-%d %H:%M:%S}", _format_duration(lasted_s), period["state"], period["reason"])
+        add_row(table, (f"{since:%Y-%m-%d %H:%M:%S}", _format_duration(lasted_s), period["state"], period["reason"]))
     return table
 
 

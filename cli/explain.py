@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.api_command import DEFAULT_API, Api, AsJson, Fleet, print_json, run
+from cli.terminal import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from client.json_client import Item
 
 
@@ -59,33 +59,30 @@ def explain(
     if as_json:
         print_json(found)
     else:
-        from rich.console import Console
-
-        _print(found, Console(highlight=False, markup=False, soft_wrap=True))
+        print(printable("\n".join(_describe(found))))
 
 
-def _print(found: Item, console: Console) -> None:
+def _describe(found: Item) -> Iterator[str]:
     intent, target = found["intent"], found["target"]
-    named = ("country", "city", "pool", "session")
-    exits = ", ".join(f"{name} {intent[name]}" for name in named if intent[name])
+    asked = ", ".join(f"{name} {intent[name]}" for name in ("country", "city", "pool", "session") if intent[name])
     group = f" of the group {intent['group']}" if intent["group"] else ""
     who = (intent["user"] or "an unnamed user") + group
     where = f"at the listener {found['listener']} of {found['fleet']}"
-    console.print(f"{who}, {where}, asks for {exits or 'no particular exit'} (by {intent['source']})")
-    console.print(f"to reach {target['host']} port {target['port']}")
+    yield f"{who}, {where}, asks for {asked or 'no particular exit'} (by {intent['source']})"
+    yield f"to reach {target['host']} port {target['port']}"
     for route in found["routes"]:
         why = "decides" if route["failed"] is None else f"skipped, because the {route['failed']} differs"
-        console.print(f"  route {route['name']} at {route['position']}: {why}")
-    for way in found["paths"]:
-        _print_way(way, console, alone=len(found["paths"]) == 1)
-    console.print(found["summary"])
+        yield f"  route {route['name']} at {route['position']}: {why}"
+    for path in found["paths"]:
+        if len(found["paths"]) > 1:
+            yield f"  with weight {path['weight']}:"
+        yield from _describe_pools(path["pools"])
+    yield found["summary"]
 
 
-def _print_way(way: Item, console: Console, *, alone: bool) -> None:
-    if not alone:
-        console.print(f"  with weight {way['weight']}:")
-    for pool in way["pools"]:
-        console.print(f"  pool {pool['name']}" + ("" if pool["exits"] else ": no exits"))
+def _describe_pools(pools: Iterable[Item]) -> Iterator[str]:
+    for pool in pools:
+        yield f"  pool {pool['name']}" + ("" if pool["exits"] else ": no exits")
         for exit_ in pool["exits"]:
             how = f"{'standby' if exit_['standby'] else 'serves'} (distance {exit_['distance']})"
-            console.print(f"    exit {exit_['name']}: {exit_['reason'] or how}")
+            yield f"    exit {exit_['name']}: {exit_['reason'] or how}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cli.api_command import DEFAULT_API, Api, AsJson, print_json, run
+from cli.terminal import add_row, console
 from client.errors import ApiRefused
 
 if TYPE_CHECKING:
@@ -21,17 +22,13 @@ def status(*, api: Api = DEFAULT_API, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    shown = console()
     exits = ("fleet", "country", "pool", "name", "locality", "state", "state_reason")
-    console.print(_table("Exits", found["exits"], exits))
-    console.print(
-        _table("Proxies", found["proxies"], ("fleet", "role", "name", "locality", "connected", "out_of_sync"))
-    )
+    shown.print(_table("Exits", found["exits"], exits))
+    shown.print(_table("Proxies", found["proxies"], ("fleet", "role", "name", "locality", "connected", "out_of_sync")))
     if found["changes"]:
         columns = ("fleet", "released_to", "resource_names", "reason")
-        console.print(_table("Changes not rolled out to all proxies", found["changes"], columns))
+        shown.print(_table("Changes not rolled out to all proxies", found["changes"], columns))
 
 
 async def _read(client: Client) -> Mapping[str, Sequence[Mapping[str, Any]]]:
@@ -78,5 +75,5 @@ def _table(title: str, rows: Iterable[Mapping[str, Any]], columns: tuple[str, ..
 
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
-        table.add_row(*(str(row.get(column) or "") for column in columns))
+        add_row(table, (row.get(column) or "" for column in columns))
     return table

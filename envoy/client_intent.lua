@@ -138,6 +138,24 @@ local function take(headers, name)
   return value
 end
 
+-- Returns whether all four parts are numbers up to 255 without leading zeros.
+local function is_ipv4(host)
+  local octets = { host:match("^(%d%d?%d?)%.(%d%d?%d?)%.(%d%d?%d?)%.(%d%d?%d?)$") }
+  for _, octet in ipairs(octets) do
+    if tonumber(octet, 10) > 255 or octet:find("^0%d") then
+      return false
+    end
+  end
+  return #octets == 4
+end
+
+-- Returns whether a host is a number in its last part, as no public name is: some resolvers read `127.1`, `0x7f.1` and `0177.0.0.1`
+-- as addresses.
+local function ends_in_number(host)
+  local last = host:match("[^.]*$")
+  return last:find("^%d+$") ~= nil or last:find("^0x%x*$") ~= nil
+end
+
 -- Returns host and port of the target, and the host's labels reversed if it is a name.
 local function target_of(authority, is_tunnel)
   if #authority > HOST_MAX + #"[]:65535" then
@@ -160,8 +178,11 @@ local function target_of(authority, is_tunnel)
     return "?", port, nil
   end
   host = host:lower():gsub("[^a-z0-9%.%-_:]", "?")
-  if host:find(":", 1, true) or host:find("^%d+%.%d+%.%d+%.%d+$") then
+  if host:find(":", 1, true) or is_ipv4(host) then
     return host, port, nil
+  end
+  if ends_in_number(host) then -- a route for its network would not match it
+    return "?", port, nil
   end
   local labels = {}
   for label in host:gmatch("[^.]+") do

@@ -137,6 +137,27 @@ async def test_key_cannot_exceed_rights_of_creating_key(api, clock):
     assert (await maker("POST", KEYS, good)).status == 201
 
 
+async def test_expired_key_cannot_be_revived(api, clock):
+    made = (await api("POST", KEYS, KEY | {"expires_at": (clock() + timedelta(minutes=1)).isoformat()})).json
+    clock.advance(minutes=1)
+    for fields in ({"expires_at": None}, {"expires_at": (clock() + timedelta(days=1)).isoformat()}, {"name": "again"}):
+        refused = await api("PATCH", f"{KEYS}/{made['id']}", fields)
+        assert (refused.status, refused.json["code"]) == (409, "api_key_expired")
+    assert (await api.holding(made["key"])("GET", "/api/v1/fleets")).status == 401
+
+
+async def test_weaker_key_cannot_change_a_stronger_one(api, clock):
+    expires = (clock() + timedelta(days=1)).isoformat()
+    strong = (await api("POST", KEYS, {"name": "strong", "role": "admin", "expires_at": expires})).json
+    body = {"name": "maker", "role": "admin", "scopes": ["api-keys:read", "api-keys:write"], "expires_at": expires}
+    maker = api.holding((await api("POST", KEYS, body)).json["key"])
+    for fields in ({"expires_at": expires}, {"name": "mine"}, {"role": "viewer"}):
+        refused = await maker("PATCH", f"{KEYS}/{strong['id']}", fields)
+        assert (refused.status, refused.json["code"]) == (422, "exceeds_own_rights")
+    own = {"scopes": ["api-keys:read"], "role": "viewer"}
+    assert (await maker("PATCH", f"{KEYS}/{strong['id']}", own)).status == 200
+
+
 async def test_audit_names_changed_fields_of_key(api, query):
     made = (await api("POST", KEYS, KEY)).json
     await api("PATCH", f"{KEYS}/{made['id']}", {"name": "other"})

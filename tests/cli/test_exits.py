@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from sqlalchemy import update
 
 from api.features.exits.schemas import ExitIn
 from api.features.fleets.schemas import FirstListenerIn, FleetIn
 from api.features.pools.schemas import PoolIn
+from model.tables import ExitRow
 
 pytestmark = pytest.mark.postgres
 
@@ -50,3 +52,13 @@ async def test_history_prints_a_table_and_a_summary(exitplane):
     assert lines[-1] == ["before:", "no", "data"]
     found = json.loads((await exitplane("history", "us-1", "--json")).out)
     assert [period["state"] for period in found["states"]] == ["draining", "registering"]
+
+
+async def test_markup_and_escapes_of_an_exit_are_shown_as_text(exitplane, database):
+    async with database.session() as session:
+        said = "[/b] [link=http://evil.example]see[/link] \x1b[2J\u202egnp"
+        await session.execute(update(ExitRow).values(state="lost", state_reason=said))
+    shown = "[/b] [link=http://evil.example]see[/link] \ufffd[2J\ufffdgnp"
+    for arguments in (("status",), ("get", "exits"), ("history", "us-1")):
+        done = await exitplane(*arguments)
+        assert (done.status, shown in done.out) == (0, True), done

@@ -21,7 +21,7 @@ GROUPS = {"alice": "staff", "bob": "staff", "carol": "guests", "dave": None}
 SESSIONS = ("s1", "s2", "batch-1", "batch-22")
 HOSTS = (
     *("www.example.com", "example.com", "EXAMPLE.com.", "notexample.com", "a.b.example.org", "com", "x..example.com"),
-    *("10.1.2.3", "10.2.0.1", "192.0.2.7", "2001:db8::1", "::1", "999.1.1.1"),
+    *("10.1.2.3", "10.2.0.1", "192.0.2.7", "2001:db8::1", "::1", "999.1.1.1", "010.1.2.3"),
 )
 NETWORKS = ("10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "0.0.0.0/0", "2001:db8::/32", "::/0")
 DOMAINS = ("com", "example.com", "www.example.com", "example.org", "b.example.org")

@@ -141,6 +141,13 @@ def test_country_uses_all_its_cities_and_city_never_its_country():
     assert explain_request(make(), location=RequestedLocation(city="berlin")).refusal.status == 400
 
 
+@pytest.mark.parametrize("host", ["203.0.113.002", "0203.0.113.2", "203.0.28930", "3405803778", "0xcb.0.113.2", ""])
+def test_address_in_unusual_form_passes_no_route(host):
+    world = make(route(1, Match(), Allow()))
+    explained = explain(world, FLEET, ExplainRequest(host, 443, user_name="alice-country-us"))
+    assert (explained.refusal.status, explained.tried) == (400, ())
+
+
 def test_exits_are_listed_near_first_with_reasons():
     def exit_(number: int, state=ExitState.HEALTHY, endpoint="192.0.2.1", place=None) -> Exit:
         return Exit(UUID(int=50 + number), US.id, f"e{number}", endpoint, 1, state, locality=place)

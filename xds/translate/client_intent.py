@@ -16,7 +16,8 @@ INVALID_NAME: Final = "?"
 _KEYS: Final = frozenset({"country", "city", "pool", "session"})
 _LONGEST: Final = 128
 _LONGEST_HOST: Final = 255
-_LITERAL: Final = re.compile(r":|^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$")
+_ENDS_IN_NUMBER: Final = re.compile(r"(^|\.)([0-9]+|0x[0-9a-f]*)$")
+"""Matches hosts that some resolvers read as an address, in forms that a route's networks do not match: `127.1`, `0177.0.0.1`."""
 
 
 class IntentSource(StrEnum):
@@ -147,13 +148,16 @@ class RequestTarget:
 
 
 def parse_target(host: str, port: int) -> RequestTarget:
-    """Normalise the host of a request's target."""
+    """Normalise the host of a request's target. A host that is neither a name nor an address becomes INVALID_NAME."""
     host = host.rstrip(".")
     if not host or len(host.encode()) > _LONGEST_HOST or ".." in f".{host}":
         return RequestTarget(INVALID_NAME, port, None)
     host = _without(host, rb"[^A-Za-z0-9.\-_:]", b"?")
-    if _LITERAL.search(host):
-        return RequestTarget(host, port, None)
+    literal = RequestTarget(host, port, None)
+    if ":" in host or literal.address is not None:
+        return literal
+    if _ENDS_IN_NUMBER.search(host):
+        return RequestTarget(INVALID_NAME, port, None)
     return RequestTarget(host, port, reversed_domain(host))
 
 

@@ -12,16 +12,18 @@ from operator import attrgetter
 
 from model.entities import Pool
 from xds.translate import names
+from xds.translate.client_intent import INVALID_NAME
 from xds.translate.destinations import Destination, share_evenly
 from xds.translate.direct_responses import (
     CITY_WITHOUT_COUNTRY,
+    INVALID_TARGET,
     no_city_of_country,
     no_city_served,
     no_country_served,
     no_location_requested,
     no_such_pool,
 )
-from xds.translate.matchers import OnMatch, Predicate, all_of, by_value, first_of, is_present, negate, nest
+from xds.translate.matchers import OnMatch, Predicate, all_of, by_value, equals, first_of, is_present, negate, nest
 from xds.translate.route_actions import forward, forward_to_pool, respond
 
 
@@ -60,11 +62,16 @@ def find_served_locations(pools: Iterable[Pool]) -> ServedLocations:
     return ServedLocations(by_name, countries, cities)
 
 
-def reject_city_without_country() -> tuple[Predicate, OnMatch]:
-    """Build the entry, ahead of all routes, that answers a request for a city without its country."""
-    return all_of([is_present(names.REQUESTED_CITY), negate(is_present(names.REQUESTED_COUNTRY))]), respond(
-        CITY_WITHOUT_COUNTRY
-    )
+def reject_malformed() -> Sequence[tuple[Predicate, OnMatch]]:
+    """Build the entries, ahead of all routes, that answer requests that no route may decide.
+
+    No condition of a route holds for a target that is neither a name nor an address, so a route that denies would not deny it.
+    """
+    city_alone = all_of([is_present(names.REQUESTED_CITY), negate(is_present(names.REQUESTED_COUNTRY))])
+    return [
+        (equals(names.TARGET_HOST, INVALID_NAME), respond(INVALID_TARGET)),
+        (city_alone, respond(CITY_WITHOUT_COUNTRY)),
+    ]
 
 
 def compile_default_routes(served: ServedLocations) -> tuple[Sequence[tuple[Predicate, OnMatch]], OnMatch]:

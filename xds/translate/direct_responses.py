@@ -60,6 +60,13 @@ CITY_WITHOUT_COUNTRY: Final = DirectResponse(
 )
 
 
+INVALID_TARGET: Final = DirectResponse(
+    400,
+    "exitplane: the target is neither a name nor an address; write an IPv4 address as four numbers up to 255 without leading "
+    "zeros\n",
+)
+
+
 def missing_pools(route: str) -> DirectResponse:
     return DirectResponse(503, f"exitplane: the pools that route {route} leads to are gone\n")
 

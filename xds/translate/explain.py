@@ -16,6 +16,7 @@ from model.locality import Locality
 from model.world import World
 from xds.translate import direct_responses
 from xds.translate.client_intent import (
+    INVALID_NAME,
     NO_LOCATION,
     ClientIntent,
     RequestedLocation,
@@ -163,6 +164,8 @@ def _decide(
     request: ExplainRequest,
     tried: list[TriedRoute],
 ) -> tuple[Destination, ...] | DirectResponse:
+    if target.host == INVALID_NAME:
+        return direct_responses.INVALID_TARGET
     if intent.location.city and not intent.location.country:
         return direct_responses.CITY_WITHOUT_COUNTRY
     pools = {pool.id: pool for pool in pools_of(world, fleet_id)}

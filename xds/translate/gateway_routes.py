@@ -27,7 +27,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
 from model.entities import Allow, Deny, Pool, Route, ToPools
 from xds.translate import names
-from xds.translate.default_routes import compile_default_routes, find_served_locations, reject_city_without_country
+from xds.translate.default_routes import compile_default_routes, find_served_locations, reject_malformed
 from xds.translate.destinations import destinations
 from xds.translate.direct_responses import denied_by_route, missing_pools
 from xds.translate.encoding import encode, pack
@@ -55,7 +55,7 @@ def translate_gateway_routes(pools: Sequence[Pool], routes: Sequence[Route] = ()
     served = find_served_locations(pools)
     by_id = {pool.id: pool for pool in pools}
     rules = [RouteRule(route.match, _action(route, by_id)) for route in sort_routes(routes)]
-    entries = [reject_city_without_country()]
+    entries = [*reject_malformed()]
     if rules:
         entries.append((negate(is_present(names.ALLOWED)), nest(first_of(compile_rules(rules)))))
     by_itself, otherwise = compile_default_routes(served)

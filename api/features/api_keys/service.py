@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement
@@ -24,6 +24,8 @@ from model.repositories import operators
 from model.repositories.operators import read_fleet_ids
 from model.tables import ApiKeyRow
 
+_RIGHTS: Final = ("role", "fleet_ids", "scopes", "expires_at")
+
 
 class ApiKeyCollection(Collection[ApiKeyRow, ApiKeyIn, ApiKeyOut]):
     name, kind = "api-keys", "api-key"
@@ -43,6 +45,7 @@ class ApiKeyCollection(Collection[ApiKeyRow, ApiKeyIn, ApiKeyOut]):
         Raises Problem: 422 when its rights exceed the caller's, 409 when the caller has a key of this name.
         """
         fields = await _to_columns(work, body.model_dump())
+        _check_rights(work, fields)
         owner = work.caller.operator_id
         row = ApiKeyRow(operator_id=owner, digest=digest_of(secret), created_at=work.now, **fields)
         with clashes(_conflicts(body.name)):
@@ -51,8 +54,14 @@ class ApiKeyCollection(Collection[ApiKeyRow, ApiKeyIn, ApiKeyOut]):
         return row
 
     async def change(self, work: WriteContext, row: ApiKeyRow, fields: dict[str, Any]) -> None:
-        """Update an API key. Raises Problem: 422 when the rights exceed the caller's, 409 when the name is taken."""
+        """Update an API key.
+
+        Raises Problem: 422 when its rights after the change exceed the caller's, 409 when it has expired or the name is taken.
+        """
+        if row.expires_at is not None and row.expires_at <= work.now:
+            raise Problem(409, "api_key_expired", "the key has expired, for good", hint="create another key")
         stored = await _to_columns(work, fields)
+        _check_rights(work, {name: getattr(row, name) for name in _RIGHTS} | stored)
         with clashes(_conflicts(fields.get("name", ""))):
             changed = await operators.save_changes(work.session, row, stored)
         if changed:
@@ -76,33 +85,32 @@ async def _to_columns(work: WriteContext, fields: Mapping[str, Any]) -> dict[str
         stored["fleet_ids"] = await resolve_fleets(work, stored.pop("fleets"))
     if stored.get("scopes") is not None:
         stored["scopes"] = sorted(set(stored["scopes"]))
-    _check_rights(work, stored)
     return stored
 
 
-def _check_rights(work: WriteContext, stored: Mapping[str, Any]) -> None:
-    """Check that no right exceeds those of the caller's credential. Raises Problem (422)."""
+def _check_rights(work: WriteContext, key: Mapping[str, Any]) -> None:
+    """Check that no right of a key exceeds those of the caller's credential. Raises Problem (422).
+
+    `key` holds the columns of _RIGHTS as they are to be, changed or not: a caller with a weak key must not prolong a strong one.
+    """
     caller = work.caller
-    if "role" in stored and lesser(OperatorRole(stored["role"]), caller.role) != stored["role"]:
+    if lesser(OperatorRole(key["role"]), caller.role) != key["role"]:
         raise _exceeds_rights(
-            "/role",
-            f"the role {stored['role']} exceeds your own",
-            f"send {caller.role} or a lesser role",
-            stored["role"],
+            "/role", f"the role {key['role']} exceeds your own", f"send {caller.role} or a lesser role", key["role"]
         )
-    if "fleet_ids" in stored and caller.fleets is not None and stored["fleet_ids"] is None:
+    fleets = read_fleet_ids(key["fleet_ids"])
+    if caller.fleets is not None and (fleets is None or not fleets <= caller.fleets):
         raise _exceeds_rights("/fleets", "your rights are limited to some fleets", "name these fleets, or some of them")
-    if "scopes" in stored and caller.scopes is not None and not set(stored["scopes"] or ["*"]) <= caller.scopes:
+    if caller.scopes is not None and not set(key["scopes"] or ["*"]) <= caller.scopes:
         raise _exceeds_rights(
             "/scopes", "your own key has fewer scopes", f"send some of {', '.join(sorted(caller.scopes))}"
         )
-    if "expires_at" in stored:
-        expires = stored["expires_at"]
-        if expires is not None and expires <= work.now:
-            raise _exceeds_rights("/expires_at", "this time has passed", "send a time in the future", expires)
-        if caller.expires_at is not None and (expires is None or expires > caller.expires_at):
-            hint = f"send {caller.expires_at.isoformat()} or earlier"
-            raise _exceeds_rights("/expires_at", "your own key expires before that", hint, expires)
+    expires = key["expires_at"]
+    if expires is not None and expires <= work.now:
+        raise _exceeds_rights("/expires_at", "this time has passed", "send a time in the future", expires)
+    if caller.expires_at is not None and (expires is None or expires > caller.expires_at):
+        hint = f"send {caller.expires_at.isoformat()} or earlier"
+        raise _exceeds_rights("/expires_at", "your own key expires before that", hint, expires)
 
 
 def _exceeds_rights(field: str, message: str, hint: str, value: object = None) -> Problem:
