@@ -69,6 +69,12 @@ CHILD = """
 """
 
 
+@pytest.fixture(autouse=True)
+def no_other_plugins(monkeypatch):
+    """Let nested runs load no installed plugin: pytester forgets their modules, so each run would import all of them anew."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 @pytest.fixture
 def nested(pytester, monkeypatch):
     monkeypatch.setattr(processor_time, "slowness", lambda: 1.0)
@@ -76,8 +82,7 @@ def nested(pytester, monkeypatch):
 
     def run(tests):
         pytester.makepyfile(SPEND + tests)
-        options = ("-p", "no:cacheprovider", "-p", "no:asyncio", "-p", "no:randomly")
-        return pytester.runpytest_inprocess(*options, plugins=[ProcessorTimeLimit(0.25)])
+        return pytester.runpytest_inprocess("-p", "no:cacheprovider", plugins=[ProcessorTimeLimit(0.25)])
 
     return run
 
@@ -122,7 +127,7 @@ def test_own_time_grows_with_work():
 
 def test_conftest_limits_only_with_the_option(pytester):
     pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text())
-    pytester.makeini("[pytest]\naddopts = -p no:cacheprovider -p no:asyncio -p no:randomly")
+    pytester.makeini("[pytest]\naddopts = -p no:cacheprovider")
     pytester.makepyfile(
         "def test_limit(pytestconfig):\n"
         "    names = {type(each).__name__ for each in pytestconfig.pluginmanager.get_plugins()}\n"

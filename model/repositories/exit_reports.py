@@ -5,10 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Float, and_, case, cast, false, func, literal, not_, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Select,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -57,41 +72,16 @@ async def find_moving(
     An exit whose last heartbeat is from before `unreachable_before` or `lost_before` has been silent for too long. None:
     silence counts against no exit.
     """
-    conditions = _conditions(unreachable_before, lost_before)
-    wanted_state = case(
-        *((conditions[condition], literal(state)) for condition, state in STATE_BY_CONDITION.items()),
-        else_=literal(ExitState.HEALTHY),
-    )
-    wanted = select(wanted_state.label("state")).correlate(ExitRow, HeartbeatRow, PoolRow).lateral("wanted")
-    return await _read(session, _may_move(wanted.c.state), wanted)
+    return await _read(session, _moving(), unreachable_before=unreachable_before, lost_before=lost_before)
 
 
 async def find_unwell(session: AsyncSession) -> Sequence[ExitReport]:
     """Return the exits that are not healthy and sent a heartbeat in their present state: their reason may have changed."""
-    unwell = (ExitState.DEGRADED, ExitState.VERIFYING, ExitState.LEAKING, ExitState.UNREACHABLE)
-    return await _read(session, and_(col(ExitRow.state).in_(unwell), _is_new()))
+    return await _read(session, _unwell())
 
 
-async def _read(session: AsyncSession, which: ColumnElement[bool], wanted: Any = None) -> Sequence[ExitReport]:
-    exit_columns = (
-        col(ExitRow.id),
-        col(ExitRow.state),
-        col(ExitRow.state_since),
-        col(ExitRow.state_reason),
-        col(PoolRow.country),
-        col(PoolRow.resilience),
-        col(ExitRow.capacity),
-    )
-    heartbeat_columns = [HeartbeatRow.__table__.c[each.name] for each in fields(Heartbeat)]  # type: ignore[attr-defined]
-    query = (
-        select(*exit_columns, *heartbeat_columns)
-        .join_from(ExitRow, HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
-        .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
-        .where(which)
-    )
-    if wanted is not None:
-        query = query.join(wanted, true())
-    rows: Iterable[Any] = (await session.execute(query)).all()
+async def _read(session: AsyncSession, query: Select[Any], **times: datetime | None) -> Sequence[ExitReport]:
+    rows: Iterable[Any] = (await session.execute(query, times)).all()
     return [
         ExitReport(
             exit_id,
@@ -107,21 +97,55 @@ async def _read(session: AsyncSession, which: ColumnElement[bool], wanted: Any =
     ]
 
 
-def _conditions(
-    unreachable_before: datetime | None, lost_before: datetime | None
-) -> Mapping[ExitCondition, ColumnElement[bool]]:
+@cache  # the keeper reads every second, and building the query takes as long as executing it
+def _moving() -> Select[Any]:
+    """The query of `find_moving`. A time of NULL is in no condition that is met."""
+    conditions = _conditions()
+    wanted_state = case(
+        *((conditions[condition], literal(state)) for condition, state in STATE_BY_CONDITION.items()),
+        else_=literal(ExitState.HEALTHY),
+    )
+    wanted = select(wanted_state.label("state")).correlate(ExitRow, HeartbeatRow, PoolRow).lateral("wanted")
+    return _reports().where(_may_move(wanted.c.state)).join(wanted, true())
+
+
+@cache
+def _unwell() -> Select[Any]:
+    unwell = (ExitState.DEGRADED, ExitState.VERIFYING, ExitState.LEAKING, ExitState.UNREACHABLE)
+    return _reports().where(and_(col(ExitRow.state).in_(unwell), _is_new()))
+
+
+def _reports() -> Select[Any]:
+    exit_columns = (
+        col(ExitRow.id),
+        col(ExitRow.state),
+        col(ExitRow.state_since),
+        col(ExitRow.state_reason),
+        col(PoolRow.country),
+        col(PoolRow.resilience),
+        col(ExitRow.capacity),
+    )
+    heartbeat_columns = [HeartbeatRow.__table__.c[each.name] for each in fields(Heartbeat)]  # type: ignore[attr-defined]
+    return (
+        select(*exit_columns, *heartbeat_columns)
+        .join_from(ExitRow, HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
+        .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
+    )
+
+
+def _conditions() -> Mapping[ExitCondition, ColumnElement[bool]]:
     """Each condition in SQL. NULL counts as not met."""
-    heard_at = col(HeartbeatRow.heard_at)
+    heard_at = HeartbeatRow.__table__.c.heard_at  # type: ignore[attr-defined]
     seen = HeartbeatRow.__table__.c.observation  # type: ignore[attr-defined]
     leak, country = func.coalesce(seen["leak"].astext, ""), seen["country"].astext
     max_rtt_ms = cast(PoolRow.__table__.c.resilience["degraded_above_ms"].astext, Float)  # type: ignore[attr-defined]
     factor = case((col(ExitRow.state) == ExitState.DEGRADED, RECOVERY_FACTOR), else_=1.0)
     return {
-        ExitCondition.LONG_SILENT: false() if lost_before is None else heard_at < lost_before,
+        ExitCondition.LONG_SILENT: heard_at < bindparam("lost_before", type_=heard_at.type),
         ExitCondition.STOPPING: col(HeartbeatRow.stopping),
         ExitCondition.ENVOY_DOWN: and_(not_(col(HeartbeatRow.envoy_up)), leak == ""),
         ExitCondition.TUNNEL_DOWN: not_(col(HeartbeatRow.tunnel_up)),
-        ExitCondition.SILENT: false() if unreachable_before is None else heard_at < unreachable_before,
+        ExitCondition.SILENT: heard_at < bindparam("unreachable_before", type_=heard_at.type),
         ExitCondition.LEAKS: leak != "",
         ExitCondition.COUNTRY_UNKNOWN: and_(seen.is_not(None), country.is_(None)),
         ExitCondition.WRONG_COUNTRY: country != col(PoolRow.country),
