@@ -27,7 +27,7 @@ def read_balancing(stored: Mapping[str, Any]) -> Balancing:
 
 
 def read_resilience(stored: Mapping[str, Any]) -> Resilience:
-    """Read for example `{"max_ejection_percent": 50}`."""
-    # a newer version beside this one may have stored more fields
+    """Read for example `{"unhealthy_after": 3}`."""
+    # a newer version beside this one may have stored more fields, and an older one did (ejections)
     known = {name: value for name, value in stored.items() if name in _FIELDS}
     return Resilience(**known) if known else RESILIENCE

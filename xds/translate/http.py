@@ -87,11 +87,11 @@ PROXY_HEADERS: Final = (
 """Headers that a proxy adds or that are meant for proxies. They are removed before a request goes to its target."""
 
 
-def http2_options() -> Http2ProtocolOptions:
+def http2_options(*, max_concurrent_streams: int = 2**31 - 1) -> Http2ProtocolOptions:
     """Build HTTP/2 options for tunnels: CONNECT allowed, windows that a slow reader cannot exhaust, pings for dead peers."""
     return Http2ProtocolOptions(
         allow_connect=True,
-        max_concurrent_streams=2**31 - 1,
+        max_concurrent_streams=max_concurrent_streams,
         initial_stream_window_size=STREAM_WINDOW_BYTES,
         initial_connection_window_size=CONNECTION_WINDOW_BYTES,
         connection_keepalive=KeepaliveSettings(interval=timedelta(seconds=10), timeout=timedelta(seconds=5)),
