@@ -36,6 +36,7 @@ from agent.envoy.health_check import HealthCheck
 from agent.envoy.leak_cutoff import cut_when_leaking
 from agent.envoy.process import read_descriptor_limit
 from agent.envoy.secrets import write_secrets
+from agent.envoy.silent_exits import end_unanswered_requests
 from agent.envoy.stalled_connects import end_stalled_connects
 from agent.envoy.supervisor import EnvoyCommand, EnvoySupervisor, find_envoy
 from agent.gluetun.client import GluetunClient
@@ -184,6 +185,7 @@ class _Agent:
                 cutter = ConnectionCutter(self._relay.record, self._board)
                 self._heartbeat = HeartbeatSender(self._api, enrolment, self._board, cutter=cutter)
                 tasks.create_task(cutter.run(), name="cutter")
+                tasks.create_task(end_unanswered_requests(self._supervisor), name="silent exits")
             tasks.create_task(self._run_envoy(self._supervisor), name="envoy")
             tasks.create_task(self._heartbeat.run(), name="heartbeat")
 

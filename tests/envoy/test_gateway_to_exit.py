@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import BaseRequestHandler, ThreadingTCPServer
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.core.v3 import Http1ProtocolOptions
@@ -26,12 +31,14 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import DownstreamTlsContext, UpstreamTlsContext
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions, HttpProtocolOptionsAutoHttpConfig
 
-from model.entities import Parent
-from model.world import World
+from agent.envoy.admin import Admin
+from agent.envoy.silent_exits import end_unanswered_requests
+from model.entities import RESILIENCE, Parent
+from model.world import World, put
 from tests.envoy.envoy_process import BOUND_S, eventually
 from tests.envoy.static_gateway import exchange
 from tests.envoy.two_hops import POOL, TwoHops, make_exit, two_hops
-from tests.envoy.world_server import WorldServer
+from tests.envoy.world_server import RunningEnvoy, WorldServer
 from tests.gluetun import GluetunStandIn, running
 from xds.translate import names
 from xds.translate.clusters import http_options
@@ -157,6 +164,67 @@ def test_tunnels_that_their_target_ends_do_not_eject_the_exit(either):
         assert hops.gateway.stat(f"{CLUSTER}.membership_healthy") == 1
         with tunnel(hops, f"{host}:{port}"):
             pass
+
+
+# -- an exit that freezes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="ending a connection takes CAP_NET_ADMIN")
+def test_no_request_waits_for_an_exit_that_froze(tmp_path_factory):
+    """Requests that were sent on ready connections, before a check failed, are retried once the agent has ended those."""
+    exits = [make_exit(number, None, egress_address="127.0.0.1") for number in (1, 2)]
+    with (
+        two_hops(tmp_path_factory.mktemp("frozen"), *exits) as hops,
+        serving(ThreadingTCPServer(("127.0.0.1", 0), _End)) as port,
+        ExitStack() as opened,
+        ThreadPoolExecutor(24) as threads,
+    ):
+        hops.change(put(replace(POOL, resilience=RESILIENCE)))
+        eventually(lambda: hops.gateway.stat("cluster_manager.cluster_modified") == 1)
+        wait_until_healthy(hops)
+        for _ in range(12):
+            opened.enter_context(tunnel(hops, f"127.0.0.1:{port}"))
+        retries = hops.gateway.stat(f"{CLUSTER}.upstream_rq_retry")
+        with agent_of(hops), frozen(hops.exits[exits[0].id]):
+            asked = [threads.submit(open_and_close, hops, f"127.0.0.1:{port}") for _ in range(24)]
+            for each in asked:
+                each.result(BOUND_S)
+        assert hops.gateway.stat(f"{CLUSTER}.upstream_rq_retry") > retries
+
+
+@contextmanager
+def frozen(exit_: RunningEnvoy) -> Iterator[None]:
+    os.kill(exit_.process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(exit_.process.pid, signal.SIGCONT)
+
+
+@contextmanager
+def agent_of(hops: TwoHops) -> Iterator[None]:
+    """Run what the gateway's agent does about silent exits."""
+    loop = asyncio.new_event_loop()
+
+    async def run() -> None:
+        async with aiohttp.ClientSession() as session:
+            envoy = SimpleNamespace(admin=Admin(session, f"127.0.0.1:{hops.gateway.process.admin_port}"))
+            await end_unanswered_requests(envoy, period_s=0.05, silent_s=0.5)
+
+    task = loop.create_task(run())
+    with closing(loop), ThreadPoolExecutor(1) as thread:
+        done = thread.submit(loop.run_until_complete, asyncio.wait([task]))
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(task.cancel)
+            done.result(BOUND_S)
+
+
+def open_and_close(hops: TwoHops, authority: str) -> None:
+    with tunnel(hops, authority):
+        pass
 
 
 # -- a gateway and an exit of different releases -----------------------------------------------------------------------
