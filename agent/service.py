@@ -30,7 +30,7 @@ from agent.control.orders import Handler, OrderFailed, Orders
 from agent.egress.observer import Observer
 from agent.egress.speed import SpeedTest, SpeedUnknown
 from agent.envoy.admin import Admin, AdminUnreachable
-from agent.envoy.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
+from agent.envoy.bootstrap import UNUSED_COLLECTOR, Bootstrap, limit_connections, render
 from agent.envoy.envoy_stats import LoadReader
 from agent.envoy.health_check import HealthCheck
 from agent.envoy.leak_cutoff import cut_when_leaking
@@ -259,8 +259,7 @@ class _Agent:
         return EnvoyCommand(envoy, self._build_arguments(), bootstrap, enrolment.role is Role.EXIT)
 
     async def _render_bootstrap(self, enrolment: Enrolment) -> str:
-        # a quarter of the descriptors is left for upstream connections, logs and the control plane
-        connections_max = min(CONNECTIONS_MAX, read_descriptor_limit() * 3 // 4)
+        connections_max = limit_connections(read_descriptor_limit())
         xds, otlp = enrolment.xds, self._settings.otlp or UNUSED_COLLECTOR
         if self._tunnel is not None and self._resolvers:
             xds, otlp = (
