@@ -12,11 +12,12 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
-from agent.envoy.admin import Admin, AdminUnreachable
+from agent.envoy.admin import AdminUnreachable
+from agent.envoy.supervisor import EnvoySupervisor
 from agent.net.ss import ss
 
 log = structlog.get_logger()
@@ -29,16 +30,8 @@ _LAST_RECEIVED: Final = re.compile(r"\blastrcv:(\d+)")
 """Milliseconds, which `ss` leaves out when they are 0."""
 
 
-class RunningEnvoy(Protocol):
-    """The part of a supervisor that is used here."""
-
-    @property
-    def admin(self) -> Admin | None:
-        """The admin interface of the running Envoy."""
-
-
 async def end_unanswered_requests(
-    envoy: RunningEnvoy, *, period_s: float = PERIOD_S, silent_s: float = SILENT_S
+    supervisor: EnvoySupervisor, *, period_s: float = PERIOD_S, silent_s: float = SILENT_S
 ) -> None:
     """Reset the gateway's connections to silent exits on which something was sent and not answered. Runs until cancelled.
 
@@ -48,7 +41,7 @@ async def end_unanswered_requests(
     while True:
         await asyncio.sleep(period_s)
         with suppress(AdminUnreachable):
-            silent = await envoy.admin.list_silent_exits() if envoy.admin else frozenset()
+            silent = await supervisor.admin.list_silent_exits() if supervisor.admin else frozenset()
             now_s = time.monotonic()
             began_s = {each: began_s.get(each, now_s) for each in silent}
             for exit_, since_s in began_s.items():

@@ -53,7 +53,7 @@ NAME = "target.example.com"
 US = [("exit-country", "us")]
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _Page(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -287,7 +287,7 @@ def publish(server: WorldServer, *, first_release: bool) -> None:
 
 
 @dataclass
-class Clients:
+class MixedRequests:
     """Clients that repeat requests of three kinds, and what each request ended in."""
 
     hops: TwoHops
@@ -318,7 +318,7 @@ class Clients:
 
 
 @contextmanager
-def asking(clients: Clients) -> Iterator[None]:
+def asking(clients: MixedRequests) -> Iterator[None]:
     with ThreadPoolExecutor(3) as threads:
         running_clients = [threads.submit(clients.run) for _ in range(3)]
         try:
@@ -335,7 +335,7 @@ def test_no_request_fails_while_gateway_and_exit_change_release(tmp_path_factory
     with two_hops(tmp_path_factory.mktemp("releases"), exit_) as hops, serving(_server()) as port:
         wait_until_healthy(hops)
         protocols = {each: f"{CLUSTER}.upstream_cx_{each}_total" for each in ("http1", "http2")}
-        clients, used = Clients(hops, port), []
+        clients, used = MixedRequests(hops, port), []
 
         def take_up(server: WorldServer, *, first_release: bool) -> None:
             publish(server, first_release=first_release)
@@ -353,4 +353,4 @@ def test_no_request_fails_while_gateway_and_exit_change_release(tmp_path_factory
 
 
 def _server() -> ThreadingHTTPServer:
-    return ThreadingHTTPServer(("127.0.0.1", 0), _Answer)
+    return ThreadingHTTPServer(("127.0.0.1", 0), _Page)
