@@ -79,9 +79,10 @@ def _template(values: tuple[Any, ...]) -> bytes:
 
 
 def define_pool_cluster(pool: Pool) -> Cluster:
-    """Build the cluster of a pool: EDS, mutual TLS to the exits, and HTTP/2 or HTTP/1.1 as each of them offers.
+    """Build the cluster of a pool: EDS, mutual TLS to the exits, and a connection for each request (HTTP/1.1).
 
-    It does not depend on the pool's exits, so that a first exit with a parent changes no cluster.
+    Exits of the first release speak HTTP/2 alone, with one stream on each connection. With Envoy's default limit of streams, a
+    gateway would open one connection to an exit after another, because the first one might carry all requests.
     """
     either = HttpProtocolOptionsAutoHttpConfig(
         http_protocol_options=Http1ProtocolOptions(), http2_protocol_options=http2_options(max_concurrent_streams=1)
@@ -147,8 +148,8 @@ def _outlier_detection() -> OutlierDetection:
 def _health_check(resilience: Resilience) -> HealthCheck:
     """Ask the exit whether its tunnel is up, also while there is no traffic.
 
-    It uses HTTP/2 on a connection that stays open. Exits that offer only HTTP/1.1 in ALPN accept HTTP/2 too, when it is all
-    that the client offers.
+    It uses HTTP/2 on a connection that stays open. Exits offer only HTTP/1.1 in ALPN, and accept HTTP/2 when it is all that the
+    client offers. Exits of the first release speak nothing else.
     """
     return HealthCheck(
         timeout=timedelta(seconds=resilience.check_timeout_s),

@@ -38,7 +38,7 @@ from xds.translate.encoding import pack
 
 STREAM_WINDOW_BYTES: Final = 256 * 1024
 CONNECTION_WINDOW_BYTES: Final = 2**31 - 1
-"""Default windows would let two clients that stop reading fill a connection's window, and stall every tunnel of an exit."""
+"""Default windows would let two tunnels that are not read fill the window of their client's connection, and stall its others."""
 TUNNEL_IDLE: Final = timedelta(hours=1)
 """Time without traffic after which a tunnel is closed."""
 HEADERS_TIMEOUT: Final = timedelta(seconds=15)

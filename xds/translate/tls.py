@@ -46,7 +46,7 @@ def to_exits() -> TransportSocket:
     """Build a gateway's TLS to exits: it presents its certificate, and checks that the exit is the one it dialled.
 
     The endpoint's host name is the SNI and has to be in the certificate (`auto_sni_san_validation`): one cluster cannot pin a
-    name for each endpoint. Each exit chooses the protocol (ALPN): exits of releases before 0.2 know HTTP/2 alone.
+    name for each endpoint. Each exit chooses the protocol (ALPN): exits of the first release know HTTP/2 alone.
     """
     context = UpstreamTlsContext(
         common_tls_context=_common(CertificateValidationContext(), (HTTP2, HTTP1)),
