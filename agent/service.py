@@ -30,12 +30,13 @@ from agent.control.orders import Handler, OrderFailed, Orders
 from agent.egress.observer import Observer
 from agent.egress.speed import SpeedTest, SpeedUnknown
 from agent.envoy.admin import Admin, AdminUnreachable
-from agent.envoy.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
+from agent.envoy.bootstrap import UNUSED_COLLECTOR, Bootstrap, limit_connections, render
 from agent.envoy.envoy_stats import LoadReader
 from agent.envoy.health_check import HealthCheck
 from agent.envoy.leak_cutoff import cut_when_leaking
 from agent.envoy.process import read_descriptor_limit
 from agent.envoy.secrets import write_secrets
+from agent.envoy.silent_exits import end_unanswered_requests
 from agent.envoy.stalled_connects import end_stalled_connects
 from agent.envoy.supervisor import EnvoyCommand, EnvoySupervisor, find_envoy
 from agent.gluetun.client import GluetunClient
@@ -184,6 +185,7 @@ class _Agent:
                 cutter = ConnectionCutter(self._relay.record, self._board)
                 self._heartbeat = HeartbeatSender(self._api, enrolment, self._board, cutter=cutter)
                 tasks.create_task(cutter.run(), name="cutter")
+                tasks.create_task(end_unanswered_requests(self._supervisor), name="silent exits")
             tasks.create_task(self._run_envoy(self._supervisor), name="envoy")
             tasks.create_task(self._heartbeat.run(), name="heartbeat")
 
@@ -257,8 +259,7 @@ class _Agent:
         return EnvoyCommand(envoy, self._build_arguments(), bootstrap, enrolment.role is Role.EXIT)
 
     async def _render_bootstrap(self, enrolment: Enrolment) -> str:
-        # a quarter of the descriptors is left for upstream connections, logs and the control plane
-        connections_max = min(CONNECTIONS_MAX, read_descriptor_limit() * 3 // 4)
+        connections_max = limit_connections(read_descriptor_limit())
         xds, otlp = enrolment.xds, self._settings.otlp or UNUSED_COLLECTOR
         if self._tunnel is not None and self._resolvers:
             xds, otlp = (

@@ -105,20 +105,13 @@ class Balancing:
 
 @dataclass(frozen=True, slots=True)
 class Resilience:
-    """Outlier detection, health checks and hold-down of a pool's exits. Failures of targets do not count.
+    """Health checks and hold-down of a pool's exits. Failures of requests and of targets do not count.
 
-    Gateways eject an exit that they cannot reach `failures_to_eject` times in a row. The ejection lasts `ejection_time_s` times
-    the number of its ejections, up to `max_ejection_time_s`, or until a health check succeeds. At most `max_ejection_percent` of
-    a pool is ejected. Gateways check each exit every `check_interval_s`. When fewer than `panic_threshold_percent` are healthy,
-    Envoy sends to all of them; at 0 it never does, and a pool without a healthy exit carries nothing
-    (docs/architecture.md#fail-closed).
+    Gateways check each exit every `check_interval_s`. When fewer than `panic_threshold_percent` are healthy, Envoy sends to all of
+    them; at 0 it never does, and a pool without a healthy exit carries nothing (docs/architecture.md#fail-closed).
     """
 
-    max_ejection_percent: int = 100
     panic_threshold_percent: int = 0
-    ejection_time_s: int = 5
-    max_ejection_time_s: int = 30
-    failures_to_eject: int = 3
     check_interval_s: int = 1
     check_timeout_s: int = 1
     unhealthy_after: int = 2

@@ -29,8 +29,8 @@ def read_balancing(stored: Mapping[str, Any]) -> Balancing:
 
 
 def read_resilience(stored: Mapping[str, Any]) -> Resilience:
-    """Read for example `{"max_ejection_percent": 50}`."""
+    """Read for example `{"unhealthy_after": 3}`."""
     renamed = {name: stored[former] for former, name in _FORMER_NAMES.items() if former in stored}
-    # a newer version alongside this one may have stored more fields
+    # a newer version alongside this one may have stored more fields, and an older one did (ejections)
     known = {name: value for name, value in {**renamed, **stored}.items() if name in _FIELDS}
     return Resilience(**known) if known else RESILIENCE

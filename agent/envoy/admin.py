@@ -17,6 +17,8 @@ _STATS_FILTER: Final = r"(downstream_rq_active|upstream_cx_(rx|tx)_bytes_total)$
 _CARRIED_BYTES: Final = re.compile(
     rf"^cluster\.(?:{names.TARGETS}|{names.PARENT})\.upstream_cx_[rt]x_bytes_total: (\d+)$", re.MULTILINE
 )
+_EXITS: Final = re.compile(rf"^cluster\.{names.POOL_PREFIX}\S+\.membership_(\w+): (\d+)$", re.MULTILINE)
+_SILENT_EXIT: Final = re.compile(rf"^{names.POOL_PREFIX}[^:]+::(.+)::health_flags::\S*/active_hc_timeout", re.MULTILINE)
 _OPEN_REQUESTS: Final = re.compile(r"^http\.(?!admin\.)\S+\.downstream_rq_active: (\d+)$", re.MULTILINE)
 
 
@@ -56,6 +58,14 @@ class Admin:
         """Return the number of open requests and tunnels, and the bytes to and from targets since Envoy started."""
         stats = await self._request("GET", "/stats?filter=" + quote(_STATS_FILTER))
         return sum(int(count) for count in _OPEN_REQUESTS.findall(stats)), sum(map(int, _CARRIED_BYTES.findall(stats)))
+
+    async def list_silent_exits(self) -> frozenset[str]:
+        """Return the addresses (`ip:port`) of exits whose health checks time out: their Envoy or their host does not answer."""
+        stats = await self._request("GET", "/stats?filter=" + quote(r"\.membership_(healthy|degraded|total)$"))
+        if sum(int(count) if kind == "total" else -int(count) for kind, count in _EXITS.findall(stats)) <= 0:
+            return frozenset()  # the list of all exits is long
+        clusters = await self._request("GET", "/clusters?filter=" + quote(f"^{names.POOL_PREFIX}"))
+        return frozenset(_SILENT_EXIT.findall(clusters))
 
     async def _request(self, method: str, path: str) -> str:
         try:

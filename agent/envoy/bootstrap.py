@@ -56,6 +56,15 @@ class Bootstrap:
     mark: int | None = None
 
 
+def limit_connections(descriptors: int) -> int:
+    """Return the limit of downstream connections for an Envoy that may open this many descriptors.
+
+    A tunnel takes a connection on either side, and a gateway keeps up to half as many ready. The rest is left for logs and the
+    control plane.
+    """
+    return min(CONNECTIONS_MAX, descriptors * 3 // 8)
+
+
 def render(bootstrap: Bootstrap) -> dict[str, Any]:
     """Render the bootstrap as JSON-like data (envoy.config.bootstrap.v3.Bootstrap)."""
     values = {

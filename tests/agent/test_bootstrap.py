@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from agent.config import state_dir as files
 from agent.config.option_parsing import BadSetting
 from agent.config.state_dir import StateDir
-from agent.envoy.bootstrap import BadTemplate, Bootstrap, fill, render
+from agent.envoy.bootstrap import BadTemplate, Bootstrap, fill, limit_connections, render
 from agent.envoy.secrets import AUTHORITY_PATH, IDENTITY_PATH, write_secrets
 from cli.bootstrap import bootstrap
 from model.authority import CertificateAuthority, KeyPair, sign_request
@@ -30,9 +30,18 @@ from model.endpoint import Endpoint
 from model.entities import Role
 from model.identity import Identity
 from xds.translate import names
+from xds.translate.clusters import PRECONNECT_RATIO
 
 NODE, FLEET = UUID(int=7), UUID(int=8)
 PATIENCE_S = 60
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "connections"), [(1_024, 384), (20_000, 7_500), (1_048_576, 50_000), (2**31 - 1, 50_000)]
+)
+def test_connections_leave_descriptors_for_those_to_exits_and_targets(descriptors, connections):
+    assert limit_connections(descriptors) == connections
+    assert connections * (1 + PRECONNECT_RATIO) < descriptors
 
 
 def a_bootstrap(role=Role.GATEWAY, *xds, **other):

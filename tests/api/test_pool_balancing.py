@@ -13,11 +13,7 @@ from model.repositories import worlds
 pytestmark = pytest.mark.postgres
 DEFAULT_BALANCING = {"policy": "least_request", "weigh_by": None, "session_ttl_s": None}
 DEFAULT_RESILIENCE = {
-    "max_ejection_percent": 100,
     "panic_threshold_percent": 0,
-    "ejection_time_s": 5,
-    "max_ejection_time_s": 30,
-    "failures_to_eject": 3,
     "check_interval_s": 1,
     "check_timeout_s": 1,
     "unhealthy_after": 2,
@@ -29,11 +25,7 @@ DEFAULT_RESILIENCE = {
 }
 POOL = {"name": "de", "fleet": "demo", "country": "de"}
 LARGEST = {
-    "max_ejection_percent": 100,
     "panic_threshold_percent": 100,
-    "ejection_time_s": 3_600,
-    "max_ejection_time_s": 86_400,
-    "failures_to_eject": 100,
     "check_interval_s": 600,
     "check_timeout_s": 60,
     "unhealthy_after": 100,
@@ -43,7 +35,7 @@ LARGEST = {
     "flap_window_s": 86_400,
     "hold_down_s": 3_600,
 }
-_FROM_ZERO = {"max_ejection_percent", "panic_threshold_percent", "flap_threshold", "hold_down_s"}
+_FROM_ZERO = {"panic_threshold_percent", "flap_threshold", "hold_down_s"}
 SMALLEST = {name: 0 if name in _FROM_ZERO else 1 for name in LARGEST}
 
 
@@ -99,7 +91,7 @@ async def test_resilience_stored_by_previous_release_is_shown(demo, query):
 
 
 async def test_patch_replaces_whole_objects_and_keeps_the_rest(demo):
-    first = {"balancing": {"policy": "random"}, "resilience": {"failures_to_eject": 9, "healthy_after": 4}}
+    first = {"balancing": {"policy": "random"}, "resilience": {"unhealthy_after": 9, "healthy_after": 4}}
     assert (await demo("PATCH", "/api/v1/pools/us", first)).json["resilience"] == DEFAULT_RESILIENCE | first[
         "resilience"
     ]
@@ -193,13 +185,9 @@ WRONG_POOLS = {
     "no policy at all": ({"balancing": {"policy": None}}, "/balancing/policy"),
     "a time to live of sessions": ({"balancing": {"session_ttl_s": 5}}, "/balancing/session_ttl_s"),
     "unknown resilience field": ({"resilience": {"retries": 5}}, "/resilience/retries"),
-    "a longest ejection below the first": (
-        {"resilience": {"ejection_time_s": 10, "max_ejection_time_s": 9}},
-        "/resilience",
-    ),
-    "a first ejection above the longest that is there by default": (
-        {"resilience": {"ejection_time_s": 31}},
-        "/resilience",
+    "an ejection, which a client could cause": (
+        {"resilience": {"failures_to_eject": 3}},
+        "/resilience/failures_to_eject",
     ),
     **{
         f"{name}: {value!r}": ({"resilience": {name: value}}, f"/resilience/{name}")

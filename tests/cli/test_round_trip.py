@@ -35,11 +35,7 @@ BALANCING = some.fixed_dictionaries(
 RESILIENCE = some.fixed_dictionaries(
     {},
     optional={
-        "max_ejection_percent": some.integers(0, 100),
         "panic_threshold_percent": some.integers(0, 100),
-        "ejection_time_s": some.integers(1, 30),
-        "max_ejection_time_s": some.integers(30, 86_400),
-        "failures_to_eject": some.integers(1, 100),
         "check_interval_s": some.integers(1, 600),
         "check_timeout_s": some.integers(1, 60),
         "unhealthy_after": some.integers(1, 100),

@@ -22,8 +22,8 @@ CLOSINGS = (
     "(http.(clients|gateways).downstream_cx_destroy_local|"
     "cluster.(pool/.*|targets).upstream_(cx_destroy_remote|rq_rx_reset))$"
 )
-"""Envoy's counters of connections that it closed, or that an exit or a target closed; they are zero while all requests
-succeed."""
+"""Envoy's counters of connections that it closed, or that an exit or a target closed: the causes of failed requests are among
+them."""
 
 
 TIMEOUT_S = 600

@@ -90,7 +90,7 @@ def test_open_tunnel_survives_a_hundred_changes(lab, eventually, stat):
 
 
 def test_open_tunnel_survives_the_end_of_thousands_of_others(lab, stat):
-    """More streams in a short time than an exit's HTTP/2 allows on one connection of each of the gateway's two workers."""
+    """Each has a connection of its own to the exit. HTTP/2 would close a shared one after 1,000 streams that clients ended."""
     (exit_,) = [each for each in lab.exits if each.country == "gb"]
     before = stat(exit_, "http.gateways.downstream_cx_protocol_error")
     host, port = lab.gateway_address.rsplit(":", 1)

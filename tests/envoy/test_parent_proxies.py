@@ -20,7 +20,7 @@ from model.entities import Parent
 from model.world import put
 from tests.envoy.envoy_process import BOUND_S, eventually
 from tests.envoy.static_gateway import exchange
-from tests.envoy.two_hops import POOL, make_exit, two_hops
+from tests.envoy.two_hops import make_exit, two_hops
 from tests.gluetun import GluetunStandIn, basic, running
 from xds.translate import names
 
@@ -319,23 +319,6 @@ def test_requests_for_public_addresses_and_names_reach_parent(hops, parent, host
     parent.names |= {host.strip("[]"): "127.0.0.1"}
     ask(hops, f"{host}:1", method="CONNECT")
     assert [each.target.lower() for each in parent.requests] == [f"{host}:1".lower()]
-
-
-# -- one exit of a pool with a parent, and one without ------------------------------------------------------------------
-
-
-def test_each_exit_is_reached_by_its_own_http_version(stand_in, tmp_path_factory):
-    exits = [make_exit(5, Parent("127.0.0.1", stand_in.proxy_port)), make_exit(6, None, egress_address="127.0.0.1")]
-    cluster = f"cluster.{names.pool_cluster(POOL)}"
-    with two_hops(tmp_path_factory.mktemp("mixed"), *exits) as hops, socket.create_server(("127.0.0.1", 0)) as far:
-        eventually(lambda: hops.gateway.stat(f"{cluster}.membership_healthy") == len(exits))
-        with ExitStack() as opened:
-            where = f"127.0.0.1:{far.getsockname()[1]}"  # exits with a parent refuse it, so the status shows which exit was used
-            clients = [opened.enter_context(connected(hops, where)) for _ in range(40)]
-            statuses = [status_of(client) for client in clients]
-            assert hops.gateway.stat(f"{cluster}.upstream_cx_http2_total") == 1
-            assert hops.gateway.stat(f"{cluster}.upstream_cx_http1_total") == statuses.count(503) > 1
-            assert statuses.count(200) == len(statuses) - statuses.count(503) > 1
 
 
 # -- two exits of a pool, each with a parent of its own ----------------------------------------------------------------

@@ -25,8 +25,8 @@ from tests.ports import reserved_port
 from xds.translate import names
 
 FLEET, GATEWAY = UUID(int=1), UUID(int=9)
-# a late answer of a busy machine must not eject an exit
-POOL = Pool(UUID(int=11), FLEET, "us", "us", resilience=Resilience(check_timeout_s=30, failures_to_eject=1_000))
+# a late answer of a busy machine must not take an exit out of use
+POOL = Pool(UUID(int=11), FLEET, "us", "us", resilience=Resilience(check_timeout_s=30))
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Send, XdsStream
 from xds.snapshot.snapshot import ProxyView, build
 from xds.translate import names
-from xds.translate.scopes import scopes_of
+from xds.translate.scopes import Scope, scopes_of
 
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
@@ -32,41 +32,44 @@ class WorldServer(grpc.GenericRpcHandler):
     def __init__(self, world: World, proxy: Proxy) -> None:
         self.world = world
         self.proxy = proxy
+        self.scopes: Callable[[Proxy, World], Iterable[Scope]] = scopes_of
         self.answers: list[Answered] = []
         self.sent: list[str] = []
         """Type URLs of the responses."""
         self.subscribed: set[str] = set()
         self._events: queue.Queue = queue.Queue()
+        self._view = self._build_view()
 
     def service(self, details):
         if details.method != METHOD:
             return None
         return grpc.stream_stream_rpc_method_handler(self._serve)
 
-    def _view(self) -> ProxyView:
-        return ProxyView([build(scope, self.world) for scope in scopes_of(self.proxy, self.world)])
+    def _build_view(self) -> ProxyView:
+        return ProxyView([build(scope, self.world) for scope in self.scopes(self.proxy, self.world)])
 
     def change(self, *changes: Change) -> None:
-        """Change the World and publish it."""
-        before = self._view()
+        """Change the World and publish it. Without changes it publishes what `scopes` gives now."""
+        before = self._view
         self.world = self.world.changed(self.world.revision + 1, changes)
-        after, changed = self._view(), {}
+        self._view, changed = self._build_view(), {}
         for type_url in (names.CLUSTER, names.ENDPOINT, names.LISTENER, names.ROUTE, names.EXTENSION, names.SECRET):
             versions = [
-                {name: view.get(type_url, name).version for name in view.names(type_url)} for view in (before, after)
+                {name: view.get(type_url, name).version for name in view.names(type_url)}
+                for view in (before, self._view)
             ]
             differing = {
                 name for name in {*versions[0], *versions[1]} if versions[0].get(name) != versions[1].get(name)
             }
             if differing:
                 changed[type_url] = differing
-        self._events.put((after, changed))
+        self._events.put((self._view, changed))
 
     def _serve(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         context.add_callback(lambda: self._events.put(None))
         threading.Thread(target=self._read, args=(requests,), daemon=True).start()
         identity = Identity(self.proxy.fleet_id, self.proxy.role, self.proxy.id)
-        stream = XdsStream(Variant.DELTA, identity, self._view())
+        stream = XdsStream(Variant.DELTA, identity, self._view)
         while (event := self._events.get()) is not None:
             now = time.monotonic()
             actions = stream.receive(event, now) if isinstance(event, bytes) else stream.publish(*event, now)

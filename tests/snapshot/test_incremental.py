@@ -72,7 +72,7 @@ localities = st.sampled_from(LOCALITIES)
 addresses = st.sampled_from((None, "198.51.100.1", "198.51.100.2"))
 
 balancings = st.sampled_from((BALANCING, Balancing(Policy.SESSION)))
-resiliences = st.sampled_from((RESILIENCE, Resilience(max_ejection_percent=50)))
+resiliences = st.sampled_from((RESILIENCE, Resilience(unhealthy_after=3)))
 groups = st.sampled_from((None, "staff", "guests"))
 some_pools = st.lists(pool_ids, min_size=1, max_size=3, unique=True)
 actions = st.one_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -200,23 +200,15 @@ def test_explanation_lists_standby_exits_last_of_serving_ones():
 
 def test_cluster_has_resilience_of_its_pool():
     resilience = Resilience(
-        max_ejection_percent=50,
         panic_threshold_percent=10,
-        ejection_time_s=20,
-        max_ejection_time_s=600,
-        failures_to_eject=7,
         check_interval_s=11,
         check_timeout_s=4,
         unhealthy_after=6,
         healthy_after=9,
     )
     made = cluster(replace(POOL, resilience=resilience))
-    outliers, (check,) = made.outlier_detection, made.health_checks
-    assert outliers.max_ejection_percent == 50
+    (check,) = made.health_checks
     assert made.common_lb_config.healthy_panic_threshold.value == 10
-    assert outliers.base_ejection_time == timedelta(seconds=20)
-    assert outliers.max_ejection_time == timedelta(seconds=600)
-    assert outliers.consecutive_local_origin_failure == 7
     assert (check.interval, check.no_traffic_interval) == (timedelta(seconds=11),) * 2
     assert check.timeout == timedelta(seconds=4)
     assert (check.unhealthy_threshold, check.healthy_threshold) == (6, 9)
@@ -224,12 +216,12 @@ def test_cluster_has_resilience_of_its_pool():
 
 def test_pool_fails_closed_by_default():
     assert cluster(POOL).common_lb_config.healthy_panic_threshold.value == 0
-    assert cluster(POOL).outlier_detection.max_ejection_percent == 100
 
 
-def test_target_responses_never_eject_an_exit():
-    outliers = cluster(replace(POOL, resilience=Resilience(failures_to_eject=1))).outlier_detection
-    assert outliers.enforcing_consecutive_5xx == outliers.enforcing_consecutive_gateway_failure == 0
+def test_no_failure_of_a_request_ejects_an_exit():
+    outliers = cluster(POOL).outlier_detection
+    enforced = {each.name for each in fields(outliers) if each.name.startswith("enforcing_")}
+    assert {name: getattr(outliers, name) for name in enforced} == dict.fromkeys(enforced, 0)
 
 
 # -- as stored, and as changed -----------------------------------------------------------------------------------------
@@ -239,7 +231,7 @@ def test_empty_stored_settings_are_defaults():
     assert read_balancing({}) is BALANCING
     assert read_resilience({}) is RESILIENCE
     assert read_balancing({"policy": "session"}) == Balancing(Policy.SESSION)
-    assert read_resilience({"failures_to_eject": 9}) == Resilience(failures_to_eject=9)
+    assert read_resilience({"unhealthy_after": 9}) == Resilience(unhealthy_after=9)
 
 
 def test_unknown_stored_values_read_as_defaults():
@@ -248,7 +240,7 @@ def test_unknown_stored_values_read_as_defaults():
 
 
 def test_unknown_stored_settings_are_ignored():
-    assert read_resilience({"failures_to_eject": 9, "of_tomorrow": 1}) == Resilience(failures_to_eject=9)
+    assert read_resilience({"unhealthy_after": 9, "of_tomorrow": 1}) == Resilience(unhealthy_after=9)
 
 
 def test_resilience_stored_by_previous_release_is_read():
@@ -265,7 +257,7 @@ def make_world(*entities) -> World:
 
 @pytest.mark.parametrize(
     "changed",
-    [replace(POOL, balancing=Balancing(Policy.SESSION)), replace(POOL, resilience=Resilience(failures_to_eject=9))],
+    [replace(POOL, balancing=Balancing(Policy.SESSION)), replace(POOL, resilience=Resilience(unhealthy_after=9))],
 )
 def test_changed_balancing_or_resilience_changes_one_cluster(changed):
     old, scope, change = make_world(POOL, OTHER), GatewayGroup(FLEET), put(changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from xds.translate.parent_routes import translate_parent_routes
 from xds.translate.route_actions import forward, respond
 
 FLEET = UUID(int=1)
-POOL = Pool(UUID(int=7), FLEET, "premium", "de", resilience=Resilience(40, 60, failures_to_eject=9))
+POOL = Pool(UUID(int=7), FLEET, "premium", "de", resilience=Resilience(panic_threshold_percent=60))
 OTHER = Pool(UUID(int=8), FLEET, "basic", "fr")
 EXIT = Exit(UUID(int=5), POOL.id, "x", "192.0.2.1", 8443, ExitState.HEALTHY, bind_address="198.51.100.4")
 CLUSTER = "pool/00000000-0000-0000-0000-000000000007"
@@ -64,17 +65,27 @@ def test_pool_cluster_states_its_name_and_resilience():
     assert resource["eds_cluster_config"] == {"eds_config": {"ads": {}, "resource_api_version": "V3"}}
     assert resource["connect_timeout"] == "3s"
     assert resource["common_lb_config"]["healthy_panic_threshold"] == {"value": 60.0}
-    ejection = resource["outlier_detection"]
-    assert ejection["max_ejection_percent"] == 40
-    assert ejection["consecutive_local_origin_failure"] == 9
-    assert ejection["enforcing_consecutive_local_origin_failure"] == 100
-    assert ejection["enforcing_consecutive_5xx"] == 0
+    assert resource["outlier_detection"]["enforcing_consecutive_local_origin_failure"] == 0
+    assert resource["outlier_detection"]["enforcing_consecutive_5xx"] == 0
     tls = resource["transport_socket"]["typed_config"]
     assert tls["auto_sni_san_validation"] is True
+    assert tls["max_session_keys"] == 256
     assert tls["common_tls_context"]["tls_params"] == {
         "tls_minimum_protocol_version": "TLSv1_3",
         "tls_maximum_protocol_version": "TLSv1_3",
     }
+
+
+def test_pool_cluster_opens_a_connection_for_each_tunnel():
+    """Exits choose HTTP/1.1. One of an older release gets a connection for each tunnel too, with HTTP/2 on it."""
+    resource = cluster_of(translate_pool_cluster(POOL))
+    options = resource["typed_extension_protocol_options"][HTTP_OPTIONS]
+    assert options["common_http_protocol_options"] == {"idle_timeout": "30s"}
+    assert options["auto_config"]["http_protocol_options"] == {}
+    assert options["auto_config"]["http2_protocol_options"]["max_concurrent_streams"] == 1
+    assert resource["preconnect_policy"] == {"per_upstream_preconnect_ratio": 1.5}
+    offered = resource["transport_socket"]["typed_config"]["common_tls_context"]["alpn_protocols"]
+    assert {*offered} == {"h2", "http/1.1"}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +182,15 @@ def test_exit_listener_binds_its_address_and_port():
     assert resource["address"] == {"socket_address": {"address": "198.51.100.4", "port_value": 8443}}
     (filter_,) = resource["filter_chains"][0]["filters"]
     assert filter_["typed_config"]["rds"]["route_config_name"] == "targets"
-    assert filter_["typed_config"]["codec_type"] == "HTTP2"
+
+
+@pytest.mark.parametrize("parent", [None, Parent("gluetun", 8888)])
+def test_exit_listener_speaks_http1_to_gateways(parent):
+    resource = as_json(names.LISTENER, encode(translate_exit_listener(replace(EXIT, parent=parent), FLEET)))
+    (chain,) = resource["filter_chains"]
+    assert chain["transport_socket"]["typed_config"]["common_tls_context"]["alpn_protocols"] == ["http/1.1"]
+    assert chain["filters"][0]["typed_config"].get("codec_type", "AUTO") == "AUTO"
+    assert resource["tcp_keepalive"] == {"keepalive_time": 10, "keepalive_interval": 1, "keepalive_probes": 5}
 
 
 def test_parent_cluster_dials_the_parent_and_names_its_secret():

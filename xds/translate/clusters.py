@@ -15,6 +15,7 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     ClusterDiscoveryType,
     ClusterEdsClusterConfig,
     ClusterLbPolicy,
+    ClusterPreconnectPolicy,
     OutlierDetection,
     UpstreamConnectionOptions,
 )
@@ -52,11 +53,16 @@ _POLICIES: Final[Mapping[Policy, ClusterLbPolicy]] = {
 UNBOUNDED: Final = 1_000_000
 """The overload manager bounds tunnels. Envoy's default here would refuse tunnel 1,025."""
 
-MAX_REQUESTS_PER_CONNECTION: Final = 500
-"""Requests that a connection to an exit carries before a new one replaces it; its open tunnels continue.
+PRECONNECT_RATIO: Final = 1.5
+"""Connections that a gateway opens to an exit for each request, rounded up: the next tunnel finds one that is ready.
 
-A client ends its tunnel by a reset of the stream. An exit's HTTP/2 (nghttp2) accepts 1,000 resets on a connection and 33 more a
-second; after one too many it closes the connection with all its tunnels.
+They are never more than half of the requests that are open at an exit, and they end after IDLE_TIMEOUT.
+"""
+IDLE_TIMEOUT: Final = timedelta(seconds=30)
+"""Time after which a gateway closes an unused connection to an exit.
+
+It is shorter than the times after which an exit closes one (an hour, or the drain time of a listener that changed), so that no
+request is sent on a connection that the exit is closing.
 """
 
 
@@ -73,12 +79,13 @@ def _template(values: tuple[Any, ...]) -> bytes:
 
 
 def define_pool_cluster(pool: Pool) -> Cluster:
-    """Build the cluster of a pool: EDS, mutual TLS to the exits, and HTTP/2 or HTTP/1.1 as each of them offers.
+    """Build the cluster of a pool: EDS, mutual TLS to the exits, and a connection for each request (HTTP/1.1).
 
-    It does not depend on the pool's exits, so that a first exit with a parent changes no cluster.
+    Exits of the first release speak HTTP/2 alone, with one stream on each connection. With Envoy's default limit of streams, a
+    gateway would open one connection to an exit after another, because the first one might carry all requests.
     """
     either = HttpProtocolOptionsAutoHttpConfig(
-        http_protocol_options=Http1ProtocolOptions(), http2_protocol_options=http2_options()
+        http_protocol_options=Http1ProtocolOptions(), http2_protocol_options=http2_options(max_concurrent_streams=1)
     )
     return Cluster(
         name=names.pool_cluster(pool),
@@ -93,13 +100,14 @@ def define_pool_cluster(pool: Pool) -> Cluster:
         ),
         ignore_health_on_host_removal=True,  # an exit that left EDS is not used, even if its health checks succeed
         circuit_breakers=unbounded_circuit_breakers(),
-        outlier_detection=_outlier_detection(pool.resilience),
+        outlier_detection=_outlier_detection(),
         health_checks=[_health_check(pool.resilience)],
         transport_socket=to_exits(),
+        preconnect_policy=ClusterPreconnectPolicy(per_upstream_preconnect_ratio=PRECONNECT_RATIO),
         upstream_connection_options=UpstreamConnectionOptions(tcp_keepalive=KEEPALIVE),
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
-                common_http_protocol_options=CommonHttpOptions(max_requests_per_connection=MAX_REQUESTS_PER_CONNECTION),
+                common_http_protocol_options=CommonHttpOptions(idle_timeout=IDLE_TIMEOUT),
                 auto_config=either,
             )
         ),
@@ -119,31 +127,29 @@ def http_options(options: HttpProtocolOptions) -> dict[str, PackedMessage]:
     return {HTTP_OPTIONS: pack(options)}
 
 
-def _outlier_detection(resilience: Resilience) -> OutlierDetection:
-    """Eject an exit that cannot be reached. A 5xx comes from the target: by it a client could empty a pool."""
+def _outlier_detection() -> OutlierDetection:
+    """Count failures for Envoy's statistics, and eject no exit for them: clients could eject exits.
+
+    A 5xx comes from the target. A tunnel that its target resets counts as a local-origin failure, like an exit that cannot be
+    reached (`Router::Filter::onUpstreamReset`). Health checks find dead exits, and retries go to others meanwhile.
+    """
     return OutlierDetection(
         split_external_local_origin_errors=True,
-        consecutive_local_origin_failure=resilience.failures_to_eject,
-        enforcing_consecutive_local_origin_failure=100,
+        enforcing_consecutive_local_origin_failure=0,
         enforcing_local_origin_success_rate=0,
         enforcing_consecutive_5xx=0,
         enforcing_consecutive_gateway_failure=0,
         enforcing_success_rate=0,
         enforcing_failure_percentage=0,
         enforcing_failure_percentage_local_origin=0,
-        interval=timedelta(seconds=1),
-        base_ejection_time=timedelta(seconds=resilience.ejection_time_s),
-        max_ejection_time=timedelta(seconds=resilience.max_ejection_time_s),
-        max_ejection_percent=resilience.max_ejection_percent,
-        successful_active_health_check_uneject_host=True,
     )
 
 
 def _health_check(resilience: Resilience) -> HealthCheck:
     """Ask the exit whether its tunnel is up, also while there is no traffic.
 
-    It uses HTTP/2 on a connection that stays open. Exits that offer only HTTP/1.1 in ALPN accept HTTP/2 too, when it is all
-    that the client offers.
+    It uses HTTP/2 on a connection that stays open. Exits offer only HTTP/1.1 in ALPN, and accept HTTP/2 when it is all that the
+    client offers. Exits of the first release speak nothing else.
     """
     return HealthCheck(
         timeout=timedelta(seconds=resilience.check_timeout_s),

@@ -26,7 +26,7 @@ from xds.translate.forbidden_targets import sample_egress_address
 from xds.translate.http import KEEPALIVE, connection_manager, http_filter, local_replies, tcp_address
 from xds.translate.parent_failures import parent_filter, parent_replies
 from xds.translate.template import ANY_PARENT, EXIT_FIELDS
-from xds.translate.tls import HTTP1, HTTP2, from_gateways
+from xds.translate.tls import from_gateways
 from xds.wire import template_pb2 as wire
 
 _POOL: Final = f"%METADATA(ROUTE:{names.METADATA}:{names.POOL_METADATA})%"
@@ -54,28 +54,28 @@ def _template(fleet_id: UUID, egress_address: str | None, has_parent: bool, valu
 def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
     """Build the listener of an exit: requests from the gateways of a fleet, and health checks by the state that its agent sets.
 
-    Requests come over HTTP/2. To an exit with a parent they come over HTTP/1.1, on a connection for each tunnel: when a parent
-    closes a tunnel, Envoy resets an HTTP/2 stream and drops its buffer, but writes a connection's buffer to the end.
+    Requests come over HTTP/1.1, on a connection for each tunnel: when a target closes a tunnel, Envoy resets an HTTP/2 stream and
+    drops its buffer, but writes a connection's buffer to the end (docs/architecture.md#whole-before-fast). Health checks come over
+    HTTP/2.
     """
     manager = connection_manager(
         names.EXIT_LISTENER,
-        codec=HttpConnectionManagerCodecType.AUTO if exit_.parent else HttpConnectionManagerCodecType.HTTP2,
+        codec=HttpConnectionManagerCodecType.AUTO,
         routes=names.PARENT_ROUTES if exit_.parent else names.EXIT_ROUTES,
         filters=[
             http_filter("envoy.filters.http.health_check", _health()),
             parent_filter() if exit_.parent else _resolver(exit_.egress_address),
         ],
         local_replies=parent_replies() if exit_.parent else _replies(),
-        scheme="http" if exit_.parent else None,
+        scheme="http",
     )
     chain = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
-    tls = from_gateways(fleet_id, HTTP1 if exit_.parent else HTTP2)
     return Listener(
         name=names.EXIT_LISTENER,
         address=tcp_address(exit_.bind_address, exit_.port),
-        filter_chains=[FilterChain(filters=[chain], transport_socket=tls)],
+        filter_chains=[FilterChain(filters=[chain], transport_socket=from_gateways(fleet_id))],
         per_connection_buffer_limit_bytes=1024 * 1024,
-        tcp_keepalive=KEEPALIVE if exit_.parent else None,
+        tcp_keepalive=KEEPALIVE,
     )
 
 

@@ -38,7 +38,7 @@ from xds.translate.encoding import pack
 
 STREAM_WINDOW_BYTES: Final = 256 * 1024
 CONNECTION_WINDOW_BYTES: Final = 2**31 - 1
-"""Default windows would let two clients that stop reading fill a connection's window, and stall every tunnel of an exit."""
+"""Default windows would let two tunnels that are not read fill the window of their client's connection, and stall its others."""
 TUNNEL_IDLE: Final = timedelta(hours=1)
 """Time without traffic after which a tunnel is closed."""
 HEADERS_TIMEOUT: Final = timedelta(seconds=15)
@@ -87,11 +87,11 @@ PROXY_HEADERS: Final = (
 """Headers that a proxy adds or that are meant for proxies. They are removed before a request goes to its target."""
 
 
-def http2_options() -> Http2ProtocolOptions:
+def http2_options(*, max_concurrent_streams: int = 2**31 - 1) -> Http2ProtocolOptions:
     """Build HTTP/2 options for tunnels: CONNECT allowed, windows that a slow reader cannot exhaust, pings for dead peers."""
     return Http2ProtocolOptions(
         allow_connect=True,
-        max_concurrent_streams=2**31 - 1,
+        max_concurrent_streams=max_concurrent_streams,
         initial_stream_window_size=STREAM_WINDOW_BYTES,
         initial_connection_window_size=CONNECTION_WINDOW_BYTES,
         connection_keepalive=KeepaliveSettings(interval=timedelta(seconds=10), timeout=timedelta(seconds=5)),

@@ -35,30 +35,36 @@ from xds.translate.http import ads_source
 
 HTTP1: Final = "http/1.1"
 HTTP2: Final = "h2"
+SESSION_KEYS: Final = 256
+"""TLS sessions that a gateway keeps for a pool, to resume them.
+
+TLS 1.3 uses each once. With Envoy's default of one, most of several connections at once begin with a full handshake.
+"""
 
 
 def to_exits() -> TransportSocket:
     """Build a gateway's TLS to exits: it presents its certificate, and checks that the exit is the one it dialled.
 
     The endpoint's host name is the SNI and has to be in the certificate (`auto_sni_san_validation`): one cluster cannot pin a
-    name for each endpoint. Each exit chooses the protocol (ALPN).
+    name for each endpoint. Each exit chooses the protocol (ALPN): exits of the first release know HTTP/2 alone.
     """
     context = UpstreamTlsContext(
         common_tls_context=_common(CertificateValidationContext(), (HTTP2, HTTP1)),
         auto_host_sni=True,
         auto_sni_san_validation=True,
+        max_session_keys=SESSION_KEYS,
     )
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
-def from_gateways(fleet_id: UUID, protocol: str = HTTP2) -> TransportSocket:
-    """Build an exit's TLS, which admits only the gateways of its fleet. `protocol` is the one that it offers (ALPN)."""
+def from_gateways(fleet_id: UUID) -> TransportSocket:
+    """Build an exit's TLS, which admits only the gateways of its fleet and offers HTTP/1.1 alone (ALPN)."""
     gateways = SubjectAltNameMatcher(
         san_type=SubjectAltNameMatcherSanType.URI,
         matcher=StringMatcher(prefix=role_prefix(fleet_id, Role.GATEWAY)),
     )
     context = DownstreamTlsContext(
-        common_tls_context=_common(CertificateValidationContext(match_typed_subject_alt_names=[gateways]), (protocol,)),
+        common_tls_context=_common(CertificateValidationContext(match_typed_subject_alt_names=[gateways]), (HTTP1,)),
         require_client_certificate=True,
     )
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
@@ -67,6 +73,7 @@ def from_gateways(fleet_id: UUID, protocol: str = HTTP2) -> TransportSocket:
 def to_clients(secret: str) -> TransportSocket:
     """Build a gateway's TLS to clients: it presents a certificate and asks for none.
 
+    It prefers HTTP/1.1, whose tunnels are whole; HTTP/2 is for clients that offer nothing else (docs/limits.md).
     The key travels by SDS over the ADS stream (docs/architecture.md#secrets-travel-by-sds).
     """
     context = DownstreamTlsContext(
@@ -75,7 +82,7 @@ def to_clients(secret: str) -> TransportSocket:
                 tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_2,
                 tls_maximum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
             ),
-            alpn_protocols=[HTTP2, HTTP1],
+            alpn_protocols=[HTTP1, HTTP2],
             tls_certificate_sds_secret_configs=[SdsSecretConfig(name=secret, sds_config=ads_source())],
         )
     )

@@ -46,30 +46,11 @@ class BalancingIn(RequestModel):
 
 
 class ResilienceIn(RequestModel):
-    """The reaction of a pool to failures to reach its exits. Failures of targets do not count."""
+    """The health checks of a pool's exits, and the reaction to exits that flap. Failures of requests do not count."""
 
-    max_ejection_percent: Percent = Field(
-        default=RESILIENCE.max_ejection_percent,
-        description="The largest percentage of the exits that may be ejected at the same time.",
-    )
     panic_threshold_percent: Percent = Field(
         default=RESILIENCE.panic_threshold_percent,
         description="Below this percentage of healthy exits, requests go to all exits. 0: never, so the pool fails closed.",
-    )
-    ejection_time_s: int = Field(
-        default=RESILIENCE.ejection_time_s,
-        ge=1,
-        le=3_600,
-        description="The longest first ejection in seconds; the second is twice as long, and so on.",
-    )
-    max_ejection_time_s: int = Field(
-        default=RESILIENCE.max_ejection_time_s,
-        ge=1,
-        le=86_400,
-        description="The longest ejection in seconds. Not below `ejection_time_s`.",
-    )
-    failures_to_eject: Count = Field(
-        default=RESILIENCE.failures_to_eject, description="Failures in a row after which an exit is ejected."
     )
     check_interval_s: int = Field(
         default=RESILIENCE.check_interval_s, ge=1, le=600, description="Seconds between health checks."
@@ -102,13 +83,6 @@ class ResilienceIn(RequestModel):
         default=RESILIENCE.hold_down_s, ge=0, le=3_600, description="Seconds; see `flap_threshold`."
     )
 
-    @model_validator(mode="after")
-    def _is_in_order(self) -> ResilienceIn:
-        if self.max_ejection_time_s < self.ejection_time_s:
-            message = "max_ejection_time_s is below ejection_time_s"
-            raise bad_value("bad_resilience", message, "raise max_ejection_time_s, or lower ejection_time_s")
-        return self
-
 
 class PoolIn(RequestModel):
     """A pool of exits. A fleet has at most one pool per country and per city, besides those with `only_by_name`."""
@@ -121,7 +95,7 @@ class PoolIn(RequestModel):
                     "fleet": "demo",
                     "country": "us",
                     "balancing": {"policy": "session"},
-                    "resilience": {"failures_to_eject": 5},
+                    "resilience": {"unhealthy_after": 3},
                 }
             ]
         }
