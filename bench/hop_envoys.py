@@ -13,7 +13,6 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -106,7 +105,7 @@ def _set_alpn(holder: Resource) -> None:
 class HopEnvoy:
     """A running Envoy."""
 
-    folder: Path
+    folder: StateDir
     child: Child
 
     @property
@@ -115,9 +114,9 @@ class HopEnvoy:
 
     def query_admin(self, path: str) -> str:
         """Return the reply of its admin interface. Raises OSError while there is none."""
-        with closing(socket.socket(socket.AF_UNIX)) as admin:
+        with closing(socket.socket(socket.AF_UNIX)) as admin, self.folder.short_path(_ADMIN) as pipe:
             admin.settimeout(_WITHIN_S)
-            admin.connect(str(self.folder / _ADMIN))
+            admin.connect(pipe)
             admin.sendall(f"GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
             response = HTTPResponse(admin)
             response.begin()
@@ -150,34 +149,33 @@ class HopPair:
 
 
 @contextmanager
-def open_pair(network: HopNetwork, name: str, variant: Variant, *, number: int, workers: int) -> Iterator[HopPair]:
+def open_pair(network: HopNetwork, variant: Variant, *, number: int, workers: int) -> Iterator[HopPair]:
     """Run both Envoys, each with `workers`, while the block lasts; it begins when the gateway finds the exit healthy.
 
-    Pairs that run at the same time differ in `name` and in `number`.
+    Pairs that run at the same time differ in `number`.
     """
     gateway_port, exit_port = _FIRST_PORTS[0] + number, _FIRST_PORTS[1] + number
     world = _make_world(network.exit_address, gateway_port, exit_port)
     authority = create_authority(datetime.now(UTC))
-    for proxy in world.proxies.values():
-        folder = StateDir(network.folder / name / str(proxy.role))
-        folder.path.mkdir(parents=True)
-        _certify(folder, proxy, authority)
-        _write_configuration(folder, proxy, world, variant)
     namespaces = {Role.EXIT: network.exit, Role.GATEWAY: network.gateway}
     with ExitStack() as stack:
-        envoys = {
-            role: stack.enter_context(_run_envoy(network.folder / name / str(role), network.mark, namespace, workers))
-            for role, namespace in namespaces.items()
-        }
+        envoys = {}
+        for proxy in world.proxies.values():
+            folder = StateDir(network.folder / f"{proxy.role}-{number}")
+            folder.path.mkdir()
+            _certify(folder, proxy, authority)
+            _write_configuration(folder, proxy, world, variant)
+            running = _run_envoy(folder, network.mark, namespaces[proxy.role], workers)
+            envoys[proxy.role] = stack.enter_context(running)
         pair = HopPair((_GATEWAY_ADDRESS, gateway_port), envoys[Role.GATEWAY], envoys[Role.EXIT])
         _wait_until_healthy(pair)
         yield pair
 
 
 @contextmanager
-def _run_envoy(folder: Path, mark: str, namespace: str, workers: int) -> Iterator[HopEnvoy]:
+def _run_envoy(folder: StateDir, mark: str, namespace: str, workers: int) -> Iterator[HopEnvoy]:
     command = EnvoyCommand(find_envoy(None), ("--concurrency", str(workers), "--log-level", "error"), "", True)
-    processes = ProcessGroup(mark, folder)
+    processes = ProcessGroup(mark, folder.path)
     child = processes.start("envoy", StopStage.AGENT, command.argv, namespace=namespace)
     try:
         yield HopEnvoy(folder, child)

@@ -119,9 +119,7 @@ def open_scene(options: argparse.Namespace, *variants: str, round_trip_ms: float
         stack.callback(processes.end_all)
         processes.start("target", StopStage.PAGE, program("tunnel_targets", *map(str, _TARGET)), namespace=network.exit)
         pairs = {
-            name: stack.enter_context(
-                open_pair(network, f"pair-{number}", VARIANTS[name], number=number, workers=options.workers)
-            )
+            name: stack.enter_context(open_pair(network, VARIANTS[name], number=number, workers=options.workers))
             for number, name in enumerate(variants or VARIANTS)
         }
         yield Scene(network, processes, pairs)
