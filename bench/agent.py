@@ -39,9 +39,10 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     options = arguments(argv)
     print_heading(f"agent: an exit's and a gateway's, in steady state for {options.seconds} s")
-    ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
     observing = ("--observe-every-s", "10")
-    settings = LabSettings(exits=("us",), tunnels=False, exit_arguments=observing, **ports)
+    settings = LabSettings(
+        exits=("us",), tunnels=False, exit_arguments=observing, gateway_port=0, api_port=0, xds_port=0
+    )
     with run_baseline() as baseline, open_lab(settings) as lab:
         lab.start()
         time.sleep(_SETTLED_S)

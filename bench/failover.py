@@ -45,8 +45,11 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     options = arguments(argv)
     print_heading(f"failover: {options.deaths} deaths under {options.clients} clients, {options.leaks} leaks")
-    ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
-    with open_lab(LabSettings(exits=("us", "us"), tunnels=True, resilience={"flap_threshold": 1_000}, **ports)) as lab:
+    resilience = {"flap_threshold": 1_000}
+    settings = LabSettings(
+        exits=("us", "us"), tunnels=True, resilience=resilience, gateway_port=0, api_port=0, xds_port=0
+    )
+    with open_lab(settings) as lab:
         lab.start()
         deaths(lab, options)
         leaks(lab, options)

@@ -70,8 +70,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     options = arguments(argv)
     print_heading(f"isolation: {options.rate:g} requests/s with {options.clients} clients that do not read")
-    ports = {"gateway_port": 0, "api_port": 0, "xds_port": 0}
-    with open_lab(LabSettings(exits=(COUNTRY,), tunnels=options.tunnels, **ports)) as lab:
+    settings = LabSettings(exits=(COUNTRY,), tunnels=options.tunnels, gateway_port=0, api_port=0, xds_port=0)
+    with open_lab(settings) as lab:
         lab.start()
         idle: list[Turn] = []
         loaded: list[Turn] = []
@@ -115,8 +115,8 @@ def _send_requests(lab: Lab, options: argparse.Namespace, seconds: float | None 
     done = subprocess.run((*command, str(path)), capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     failed = Counter({word: times for word, times in result["statuses"].items() if word != "200"})
-    resident = [Process(agent.envoy_pid).resident_mb for agent in (lab.gateway, lab.exits[0])]
-    return Turn(result["delays_s"], failed, *resident, _counter(lab.gateway, _CONNECTIONS))
+    gateway_mb, exit_mb = (Process(agent.envoy_pid).resident_mb for agent in (lab.gateway, lab.exits[0]))
+    return Turn(result["delays_s"], failed, gateway_mb, exit_mb, _counter(lab.gateway, _CONNECTIONS))
 
 
 @contextmanager

@@ -96,14 +96,15 @@ def list_exits(replica: Replica, key: str) -> tuple[float, int]:
 
 async def declare_users(testbed: Testbed, fleet: DeclaredFleet, count: int) -> None:
     now = datetime.now(UTC)
+    ids = [uuid4() for _ in range(count)]
     rows = [
-        {"id": uuid4(), "fleet_id": fleet.id, "name": f"user{number}", "group": f"g{number % 20}", "created_at": now}
-        for number in range(count)
+        {"id": user_id, "fleet_id": fleet.id, "name": f"user{number}", "group": f"g{number % 20}", "created_at": now}
+        for number, user_id in enumerate(ids)
     ]
     async with write(testbed.database) as unit:
         await unit.session.execute(insert(UserRow), rows)
-        for row in rows:
-            unit.touch(Kind.USER, row["id"])
+        for user_id in ids:
+            unit.touch(Kind.USER, user_id)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import os
 import statistics
 from collections.abc import Sequence
 
-_UNITS = {"ms": 1000.0, "s": 1.0}
+_UNITS = {"us": 1_000_000.0, "ms": 1_000.0, "s": 1.0}
 
 
 def quantile(values: Sequence[float], percent: int) -> float:

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from tests.ports import reserve
 
 T = TypeVar("T")
+HOP_BY_HOP = {"connection", "upgrade", "te", "trailer", "transfer-encoding"}
+"""Headers that gluetun's proxy removes, so that it forwards no upgrade."""
 ADDRESSES = {"Netherlands": "198.51.100.1", "Germany": "198.51.100.2", "Japan": "198.51.100.3"}
 
 
@@ -174,7 +176,11 @@ class GluetunStandIn:
             writer.write(_reply(503, b"service unavailable"))
             await writer.drain()
             return
-        headers = {name: value for name, value in request.headers.items() if not name.startswith("proxy-")}
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if not name.startswith("proxy-") and name not in HOP_BY_HOP
+        }
         if not self.stealth:
             headers["x-forwarded-for"] = writer.get_extra_info("peername")[0]
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")

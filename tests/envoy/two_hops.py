@@ -45,27 +45,27 @@ class TwoHops:
             world_server.change(*changes)
 
 
-def make_exit(number: int, parent: Parent | None, **more: object) -> Exit:
+def make_exit(number: int, parent: Parent | None, pool: Pool = POOL, **more: object) -> Exit:
     exit_id, address = UUID(int=100 + number), "127.0.0.1"
     fields = {"endpoint": address, "port": 0, "bind_address": address, **more}
-    return Exit(exit_id, POOL.id, f"us-{number}", state=ExitState.HEALTHY, parent=parent, **fields)
+    return Exit(exit_id, pool.id, f"{pool.name}-{number}", state=ExitState.HEALTHY, parent=parent, **fields)
 
 
 @contextmanager
-def two_hops(folder: Path, *exits: Exit) -> Iterator[TwoHops]:
-    """Run a gateway in front of the exits of one pool, each on a reserved port."""
+def two_hops(folder: Path, *exits: Exit, pools: Sequence[Pool] = (POOL,)) -> Iterator[TwoHops]:
+    """Run a gateway in front of the exits of some pools, each on a reserved port."""
     with ExitStack() as stack:
         placed = [replace(each, port=stack.enter_context(reserved_port())) for each in exits]
-        yield stack.enter_context(_two_hops(folder, placed))
+        yield stack.enter_context(_two_hops(folder, placed, pools))
 
 
 @contextmanager
-def _two_hops(folder: Path, exits: Sequence[Exit]) -> Iterator[TwoHops]:
+def _two_hops(folder: Path, exits: Sequence[Exit], pools: Sequence[Pool]) -> Iterator[TwoHops]:
     authority = create_authority(datetime.now(UTC))
     proxies = [Proxy(each.id, FLEET, each.name, Role.EXIT) for each in exits]
     gateway = Proxy(GATEWAY, FLEET, "gw", Role.GATEWAY)
     listener = Listener(UUID(int=2), FLEET, "127.0.0.1", 0)
-    entities = [Fleet(FLEET, "demo"), POOL, listener, gateway, *proxies, *exits]
+    entities = [Fleet(FLEET, "demo"), *pools, listener, gateway, *proxies, *exits]
     world = World().changed(1, map(put, entities))
     servers = {each.id: WorldServer(world, each) for each in (gateway, *proxies)}
     with _all(servers, folder, authority) as envoys:
