@@ -72,7 +72,7 @@ class ClientTypeState:
     nonce: str = ""
     old_nonces: list[str] = field(default_factory=list)
     version: str = ""
-    """State of the world: the version accepted last; empty once it does not cover what is held."""
+    """State of the world: the version accepted last. For full states it is empty once it does not cover what is held."""
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
@@ -210,7 +210,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
         held.wildcard |= "*" in wishes
         held.names |= set(wishes) - {"*"}
         held.explicit |= bool(wishes)
-        self._forget_what_is_not_wanted(held)
+        self._forget_what_is_not_wanted(type_url)
         self._ask(type_url, subscribe=wishes)
 
     @rule(typed=typed)
@@ -221,14 +221,15 @@ class XdsStreamMachine(RuleBasedStateMachine):
             return  # leaving names out does not end the legacy wildcard
         held.names -= set(wishes)
         held.wildcard &= "*" not in wishes
-        self._forget_what_is_not_wanted(held)
+        self._forget_what_is_not_wanted(type_url)
         self._ask(type_url, unsubscribe=wishes)
 
-    def _forget_what_is_not_wanted(self, held):
+    def _forget_what_is_not_wanted(self, type_url):
+        held = self.held[type_url]
         for name in [*held.contents]:
             if not held.wants(name):
                 del held.contents[name]
-                held.version = ""
+                held.version = "" if type_url in FULL else held.version  # by name, a client keeps it
 
     @rule(type_url=st.sampled_from(TYPES), error=st.sampled_from([None, "c0 r0", ""]), data=st.data())
     def talk_nonsense(self, type_url, error, data):
@@ -320,8 +321,9 @@ class XdsStreamMachine(RuleBasedStateMachine):
             held.explicit |= bool(subscribe)
             held.wildcard = "*" in subscribe or (not held.explicit and message.type_url in FULL)
             held.names = {*subscribe} - {"*"}
-            resumed = dict(held.contents) if first and held.version and message.version_info == held.version else {}
-        self._forget_what_is_not_wanted(held)
+            trusted = first and held.wildcard and message.type_url in FULL and message.version_info == held.version != ""
+            resumed = dict(held.contents) if trusted else {}
+        self._forget_what_is_not_wanted(message.type_url)
         self.requests.append(
             {
                 "type_url": message.type_url,
@@ -375,7 +377,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
             held.contents.update(wanted)
             for name in response.removed:
                 held.contents.pop(name, None)
-            held.version = response.version if wanted == response.contents else ""
+            held.version = response.version if wanted == response.contents or response.type_url not in FULL else ""
             self._ask(response.type_url, nonce=response.nonce)
             return
         named = data.draw(st.sets(st.sampled_from(sorted(wanted)))) if wanted else set()

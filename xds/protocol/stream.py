@@ -381,7 +381,7 @@ class XdsStream:
         nonce: str,
     ) -> bytes:
         if type_url not in FULL_STATE:
-            return sotw_response(type_url, nonce, resources.values(), sotw.hash_client_state(subscription))
+            return sotw_response(type_url, nonce, resources.values(), sotw.hash_resources(resources.values()))
         # rule 14: the full state is the acknowledged resources without the removed ones, and the new ones
         kept = {name: resource for name, resource in subscription.acknowledged.items() if name not in removed}
         state = kept | dict(resources)
