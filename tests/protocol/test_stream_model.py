@@ -261,7 +261,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
 
     def _message(self, type_url, *, subscribe=(), unsubscribe=(), nonce=None, error=None):
         held = self.held[type_url]
-        fields = {"error_detail": {"message": error}} if error is not None else {}
+        fields = {"error_detail": {"message": error.encode()}} if error is not None else {}
         if self.variant is DELTA:
             resumed = {} if held.opened else held.contents
             return DeltaDiscoveryRequest(
@@ -321,7 +321,9 @@ class XdsStreamMachine(RuleBasedStateMachine):
             held.explicit |= bool(subscribe)
             held.wildcard = "*" in subscribe or (not held.explicit and message.type_url in FULL)
             held.names = {*subscribe} - {"*"}
-            trusted = first and held.wildcard and message.type_url in FULL and message.version_info == held.version != ""
+            trusted = (
+                first and held.wildcard and message.type_url in FULL and message.version_info == held.version != ""
+            )
             resumed = dict(held.contents) if trusted else {}
         self._forget_what_is_not_wanted(message.type_url)
         self.requests.append(
@@ -332,7 +334,9 @@ class XdsStreamMachine(RuleBasedStateMachine):
                 "unsubscribe": [*unsubscribe],
                 "wildcard": held.wildcard,
                 "names": set(held.names),
-                "error": message.error_detail.message if message.HasField("error_detail") else None,
+                "error": message.error_detail.message.decode(errors="replace")
+                if message.HasField("error_detail")
+                else None,
                 "resumed": resumed,
                 "nonce": message.response_nonce,
                 "bytes": raw,

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+from envoy_data_plane.envoy.config.core.v3 import Node
 
 from model.entities import Pool
 from tests.protocol.stream_client import DELTA, IDENTITY, SOTW, StreamClient, StubScope, resource_of, version_of
@@ -24,7 +25,6 @@ from xds.wire.discovery_pb2 import (
     DeltaDiscoveryResponse,
     DiscoveryRequest,
     DiscoveryResponse,
-    Node,
 )
 from xds.wire.endpoint_pb2 import ClusterLoadAssignment
 
@@ -39,7 +39,7 @@ MIB = 1024 * 1024
 @both
 def test_rule_01_only_first_request_has_node(variant):
     client = StreamClient(variant, {CLUSTER: {"a": "1"}, ENDPOINT: {"a": "1"}})
-    (clusters,) = client.request(CLUSTER, node=Node(id="gateway-1"))
+    (clusters,) = client.request(CLUSTER, node=bytes(Node(id="gateway-1")))
     assert clusters.contents == {"a": "1"}
     (endpoints,) = client.subscribe(ENDPOINT, "a")
     assert endpoints.contents == {"a": "1"}
@@ -901,7 +901,7 @@ def test_rule_34_client_features_are_ignored(variant):
     client = StreamClient(variant, {CLUSTER: {"a": "1"}})
     features = b"xds.config.supports-resource-in-sotw"
     unknown_to_us = b"\x52" + bytes([len(features)]) + features  # node.client_features, field 10
-    node = Node(id="n").SerializeToString() + unknown_to_us
+    node = bytes(Node(id="n")) + unknown_to_us
     field = b"\x12" if variant is SOTW else b"\x0a"
     (response,) = client.receive(field + bytes([len(node)]) + node + _type_url_field(variant, CLUSTER))
     assert response.contents == {"a": "1"}
