@@ -302,7 +302,7 @@ class StubStreamContext:
 
 @pytest.mark.parametrize("method", ["StreamAggregatedResources", "DeltaAggregatedResources"], ids=["sotw", "delta"])
 async def test_rule_09_stream_is_refused_until_world_is_loaded(method):
-    service = DiscoveryService(Publisher(), SimpleNamespace(), Limits())
+    service = DiscoveryService(SimpleNamespace(), Publisher(), SimpleNamespace(), Limits())
     for handlers in service.handlers():
         call = SimpleNamespace(
             method=f"/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}",
