@@ -31,7 +31,7 @@ def subscribe(subscription: Subscription, request: XdsRequest, view: ProxyView, 
     if narrowed:
         subscription.forget_unsubscribed()
         subscription.response_due = type_url in FULL_STATE  # rule 12
-    if gained - subscription.client_versions.keys() and type_url in FULL_STATE:
+    if wildcard and gained - subscription.client_versions.keys() and type_url in FULL_STATE:
         subscription.response_due = True  # a full state without the name says that it does not exist
     if first and wildcard and type_url in FULL_STATE:
         _resume(subscription, request, view)
