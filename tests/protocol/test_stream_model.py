@@ -97,6 +97,8 @@ class ExpectedTypeState:
     """Names that may be sent although the client holds them."""
     given_up: set[str] = field(default_factory=set)
     """Names unsubscribed since the last response."""
+    told: set[str] = field(default_factory=set)
+    """Names of which the client was told something since it subscribed, if only that they do not exist."""
     outstanding: dict[str, ParsedResponse] = field(default_factory=dict)
     changed: bool = True
     """True if the subscription changed since the last response."""
@@ -111,6 +113,7 @@ class ExpectedTypeState:
             self.refused.pop(name, None)
 
     def keep_what_is_wanted(self) -> None:
+        self.told = {name for name in self.told if self.wants(name)}
         tables = (self.certain, self.possible, self.accepted, self.refused)
         for name in {*self.doubt, *self.again, *(name for table in tables for name in table)}:
             if name and not self.wants(name):
@@ -413,6 +416,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
             known.again |= request["names"] - known.names
             known.wildcard, known.names = request["wildcard"], request["names"]
         known.keep_what_is_wanted()
+        known.told |= request["resumed"].keys()
         self._forget_what_cannot_be_removed()
         for name, content in request["resumed"].items():
             if known.wants(name):
@@ -472,6 +476,9 @@ class XdsStreamMachine(RuleBasedStateMachine):
         )
         if new:
             self._judge_additions(type_url, new)
+        if type_url in FULL and not known.wildcard:
+            untold = known.names if full else set(response.removed)
+            self._judge_absences(type_url, untold - known.told - response.contents.keys())
         self._judge_removals(type_url, removed - known.again, resumed=full and not known.certain)
         if type_url == CLUSTER:
             self.warming |= response.contents.keys() if self.variant is DELTA else new.keys()
@@ -482,6 +489,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
         for name, content in response.contents.items():
             known.possible.setdefault(name, set()).add(content)
         known.again -= {*response.contents, *response.removed}
+        known.told |= {*response.contents, *response.removed, *(known.names if full else ())}
         known.given_up.clear()
         known.changed = False
         known.outstanding[response.nonce] = response
@@ -496,6 +504,17 @@ class XdsStreamMachine(RuleBasedStateMachine):
             for name in {name for route, content in new.items() for name in refers(ROUTE, route, content)}:
                 sent = name in clusters.possible or name in clusters.refused
                 assert sent or not clusters.wants(name), "a route to a cluster never sent"
+
+    def _judge_absences(self, type_url, absent):
+        """Check that a client is told that names do not exist only once nothing that it may hold, or is sent, refers to them."""
+        for referrer, referred in REFERS_TO.items():
+            known = self.known.get(referrer)
+            if referred == type_url and known is not None and absent:
+                assert not known.outstanding, f"{absent} may not be missing in what is in flight"
+                for name, contents in known.possible.items():
+                    if self.variant is SOTW and name not in self.world[referrer]:
+                        continue  # as in _judge_removals
+                    assert not any(absent & refers(referrer, name, content) for content in contents)
 
     def _judge_removals(self, type_url, removed, *, resumed):
         """Check that nothing that the client may hold refers to a removed resource."""
