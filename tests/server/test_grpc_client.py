@@ -41,7 +41,6 @@ from model.authority import KeyPair
 from model.repositories import rollout
 from model.unit_of_work import write
 from tests.server.fault_proxy import before_port
-from xds.server.rollout_controller import CanaryPolicy
 from xds.translate import names
 from xds.translate.encoding import pack
 from xds.translate.endpoints import is_offered
@@ -265,21 +264,3 @@ async def test_grpc_client_survives_outage_of_control_plane(fleet_db, server, ca
         assert await caller.reaches("alice")
         proxy.heal()
         await until(lambda: caller.reaches("bob"), timeout_s=BOUND_S)
-
-
-async def test_no_grpc_call_fails_when_cluster_is_removed_during_outage(fleet_db, serve, calling, backends, until):
-    """Its first request on the new stream names a cluster that is gone, and its route still leads there."""
-    await offer(fleet_db, "us", backends["alice"])
-    await offer(fleet_db, "de", backends["carol"])
-    async with (
-        serve(canary=CanaryPolicy(share=1), removal_grace_s=1) as server,
-        before_port(server.ports[0]) as proxy,
-        calling(proxy.port) as caller,
-    ):
-        await until(lambda: caller.reaches("alice"))
-        proxy.cut()
-        await until(lambda: server.publisher.streams == 0)
-        await fleet_db.remove(fleet_db.exits["us"], fleet_db.pools["us"])
-        await until(lambda: not server.publisher.world.pools.keys() - {fleet_db.pools["de"].id})
-        proxy.heal()
-        await until(lambda: caller.reaches("carol"), timeout_s=BOUND_S)
