@@ -20,7 +20,7 @@ import grpc
 
 from model.identity import XDS_SERVER_NAME
 from xds.translate.names import CLUSTER, ENDPOINT, LISTENER
-from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status
+from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status
 
 DELTA: Final = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 EVERY_S: Final = 0.05
@@ -52,7 +52,7 @@ async def never_answers(call: Any) -> None:
 
 async def rejects_for_ever(call: Any) -> None:
     """Reject each response, and request the resources again."""
-    error = Status(code=3, message="no, and no again")
+    error = Status(code=3, message=b"no, and no again")
     await call.write(request(CLUSTER))
     while (raw := await call.read()) is not grpc.aio.EOF:
         response = DeltaDiscoveryResponse.FromString(raw)
@@ -93,7 +93,7 @@ def _million() -> bytes:
 
 async def a_large_node(call: Any) -> None:
     """Send a node of 2 MiB."""
-    await call.write(request(CLUSTER, node=Node(id="n" * 2 * 1024 * 1024)))
+    await call.write(request(CLUSTER, node=bytes(2 * 1024 * 1024)))
     done["a large node"] += 1
     await call.read()
 

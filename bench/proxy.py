@@ -9,7 +9,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from xds.translate import names
-from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node
+from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
 WILDCARD: Final = (names.CLUSTER, names.LISTENER)
 NAMED: Final = (names.ENDPOINT, names.ROUTE, names.EXTENSION)
@@ -92,7 +92,8 @@ class SimulatedProxy:
         self.held = dict.fromkeys((*WILDCARD, *NAMED), _NOTHING)
         self.revision = 0
         """The newest revision whose endpoints it acknowledged."""
-        self._node = DeltaDiscoveryRequest(node=Node(id=node_id)).SerializeToString()
+        id_ = node_id.encode()
+        self._node = DeltaDiscoveryRequest(node=b"\x0a" + bytes([len(id_)]) + id_).SerializeToString()
         self._asked: set[str] = set()
         """The types with subscriptions by name on this stream."""
 

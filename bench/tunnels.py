@@ -8,7 +8,7 @@ open       tunnels opened a second by clients that open and close one after anot
 echo       round trips of a short message in an open tunnel, also without any proxy
 bulk       bytes a second with one and with many tunnels
 memory     resident memory of both Envoys with many open tunnels, in newly started Envoys
-bystander  bytes a second of one client alone, and beside others that request bytes without end and read none
+isolation  bytes a second of one client alone, and beside others that request bytes without end and read none
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=50, help="tunnels a second when the time to open is measured")
     parser.add_argument("--lifetime", type=float, default=1, help="seconds that each of these stays open")
     parser.add_argument("--messages", type=int, default=2_000, help="round trips in a turn of the part echo")
-    parser.add_argument("--seconds", type=float, default=3, help="of each turn of the parts bulk and bystander")
+    parser.add_argument("--seconds", type=float, default=3, help="of each turn of the parts bulk and isolation")
     parser.add_argument("--open", type=int, nargs="+", default=[1_000, 5_000], help="tunnels of the part memory")
-    parser.add_argument("--readers", type=int, default=20, help="clients of the part bystander that do not read")
+    parser.add_argument("--readers", type=int, default=20, help="clients of the part isolation that do not read")
     parser.add_argument("--workers", type=int, default=1, help="of each Envoy")
     return parser.parse_args(argv)
 
@@ -256,7 +256,7 @@ def _report_memory(text: str, resident_mb: Mapping[str, float]) -> None:
         print_value(f"{text}, {envoy}'s Envoy", value, "MB")
 
 
-def measure_bystander(options: argparse.Namespace) -> None:
+def measure_isolation(options: argparse.Namespace) -> None:
     print_heading(f"tunnels: one download for {options.seconds:g} s beside {options.readers} clients that do not read")
     alone: dict[str, list[float]] = {name: [] for name in VARIANTS}
     beside: dict[str, list[float]] = {name: [] for name in VARIANTS}
@@ -277,5 +277,5 @@ PARTS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {
     "echo": measure_echo,
     "bulk": measure_bulk,
     "memory": measure_memory,
-    "bystander": measure_bystander,
+    "isolation": measure_isolation,
 }

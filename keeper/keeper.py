@@ -21,6 +21,7 @@ from model.entities import WeighBy
 from model.exit_states import SERVING, ExitState
 from model.repositories import (
     clock_skew,
+    enrolment,
     exit_history,
     exit_reports,
     exits,
@@ -206,6 +207,7 @@ class Keeper:
             await keepalives.prune(session, before=now - KEEP_KEEPALIVES_FOR)
             await exit_history.prune(session, before=now - KEEP_HISTORY_FOR)
             await orders.prune(session, before=now - KEEP_ORDERS_FOR)
+            await enrolment.forget_removed(session, now)
         async with write(self._database) as unit:
             await retention.prune_groups(unit, before=now - KEEP_REJECTIONS_FOR)
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import exists, select
+from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
@@ -20,9 +20,8 @@ from model.database import Database
 from model.entities import Role
 from model.exit_states import ExitState
 from model.request_signature import public_key_of, thumbprint_of
-from model.tables import AuthorityRow, CertificateRow, ChangeRow, JoinTokenRow
+from model.tables import AuthorityRow, CertificateRow, JoinTokenRow, RemovedProxyRow
 from model.unit_of_work import UnitOfWork
-from model.world import Kind
 
 _CREDENTIALS: Final = """
 SELECT certificate.thumbprint, certificate.public_key, certificate.expires_at, proxy.id, proxy.role, exit.state
@@ -112,12 +111,14 @@ async def find_credentials(database: Database, thumbprints: Collection[str]) -> 
     }
 
 
-async def was_known(session: AsyncSession, proxy_id: UUID) -> bool:
-    """Tell whether the change log has a proxy or an exit with this id, which may be removed by now."""
-    query = select(
-        exists().where(col(ChangeRow.kind).in_((Kind.EXIT, Kind.PROXY)), col(ChangeRow.key) == str(proxy_id))
-    )
-    return bool((await session.execute(query)).scalar_one())
+async def was_removed(session: AsyncSession, proxy_id: UUID) -> bool:
+    """Return whether a proxy was removed. One that the database does not know may also be newer than a restored backup."""
+    return await session.get(RemovedProxyRow, proxy_id) is not None
+
+
+async def forget_removed(session: AsyncSession, now: datetime) -> None:
+    """Forget removed proxies whose certificates have all expired."""
+    await session.execute(delete(RemovedProxyRow).where(col(RemovedProxyRow.at) < now - LEAF_LIFETIME))
 
 
 def _digest(token: str) -> str:

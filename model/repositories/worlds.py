@@ -176,16 +176,21 @@ async def catch_up(database: Database, world: World) -> tuple[World, Sequence[Ch
     """Return the present World and the changes since `world`; None when the change log has a gap and a full load is due."""
     async with database.session() as session:
         revision = await _begin_read(session)
-        if revision == world.revision:
-            return world, ()
-        log = select(col(ChangeRow.revision), col(ChangeRow.kind), col(ChangeRow.key))
-        rows = (
-            await session.execute(log.where(col(ChangeRow.revision) > world.revision).order_by(col(ChangeRow.id)))
-        ).all()
-        if revision - world.revision != len({row.revision for row in rows}):
-            return None  # the revision went back, or the log has lost a revision in between
-        changes = await read_touched(session, [(row.kind, row.key) for row in rows])
-        return world.changed(revision, changes), changes
+        return await advance(session, world, revision)
+
+
+async def advance(session: AsyncSession, world: World, revision: int) -> tuple[World, Sequence[Change]] | None:
+    """Return the World at `revision`, the newest that the session sees, as `catch_up` does."""
+    if revision == world.revision:
+        return world, ()
+    log = select(col(ChangeRow.revision), col(ChangeRow.kind), col(ChangeRow.key))
+    rows = (
+        await session.execute(log.where(col(ChangeRow.revision) > world.revision).order_by(col(ChangeRow.id)))
+    ).all()
+    if revision - world.revision != len({row.revision for row in rows}):
+        return None  # the revision went back, or the log has lost a revision in between
+    changes = await read_touched(session, [(row.kind, row.key) for row in rows])
+    return world.changed(revision, changes), changes
 
 
 async def read_touched(session: AsyncSession, entries: Iterable[tuple[str, str]]) -> list[Change]:

@@ -26,6 +26,7 @@ from model.tables.proxy_rows import (
     IngestWatermarkRow,
     KeepaliveRow,
     ProxyRow,
+    RemovedProxyRow,
 )
 from model.tables.rollout_rows import (
     AcceptedRow,
@@ -68,6 +69,7 @@ __all__ = [
     "PoolRow",
     "ProxyRow",
     "RejectionRow",
+    "RemovedProxyRow",
     "ReplicaRow",
     "RevisionRow",
     "RolloutRow",

@@ -28,6 +28,15 @@ class ProxyRow(SQLModel, table=True):
     created_at: datetime = Field(sa_column=timestamp())
 
 
+class RemovedProxyRow(SQLModel, table=True):
+    """A proxy that was removed. A trigger writes it, so that no writer can forget to; kept while a certificate may be valid."""
+
+    __tablename__ = "removed_proxy"
+
+    id: UUID = Field(primary_key=True)
+    at: datetime = Field(sa_column=timestamp())
+
+
 class ExitRow(SQLModel, table=True):
     __tablename__ = "exit"
     __table_args__ = (

@@ -15,7 +15,7 @@ def delta_request(type_url=CLUSTER, names=(), *, nonce="", error=None, unsubscri
     message.resource_names_subscribe.extend(names)
     message.resource_names_unsubscribe.extend(unsubscribe)
     if error is not None:
-        message.error_detail.message = error
+        message.error_detail.message = error.encode()
     return message.SerializeToString()
 
 
@@ -164,14 +164,25 @@ def test_unknown_stated_versions_are_emptied():
 
 
 def test_changed_request_keeps_other_fields():
-    node = wire.Node(id="n")
-    node.MergeFromString(b"\x4a\x03abc")  # user_agent_name, which no code here reads
+    node = b"\x0a\x01n\x4a\x03abc"  # id, and user_agent_name, which no code here reads
     message = wire.DeltaDiscoveryRequest(node=node, type_url=CLUSTER, initial_resource_versions={"unseen": "v1"})
     passed_on = AckTracker(ConfigRecord()).track_request(message.SerializeToString())
 
     message.initial_resource_versions["unseen"] = ""
     assert passed_on == message.SerializeToString()
     assert b"abc" in passed_on
+
+
+def test_rejection_that_is_not_utf8_is_no_ack():
+    stream = Stream(recorded(a="v1"))
+    stream.send(holds={"a": "v1"})
+    stream.tracker.track_response(delta_response("1", a="v2"))
+    message = wire.DeltaDiscoveryRequest(type_url=CLUSTER, response_nonce="1")
+    raw = message.SerializeToString() + b"\x3a\x04\x12\x02n\xc3"  # Envoy cuts its error inside a character
+    assert stream.tracker.track_request(raw) == raw
+
+    stream.send(nonce="1")  # the first answer counts
+    assert versions(stream.record) == {"a": "v1"}
 
 
 def test_undecodable_message_is_relayed_unchanged():

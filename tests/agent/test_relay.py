@@ -248,7 +248,7 @@ class StreamingEnvoy:
             resource_names_subscribe=names,
             response_nonce=nonce,
             initial_resource_versions=holds,
-            node=wire.Node(id="n"),
+            node=b"\x0a\x01n",
         )
         await self._call.write(message.SerializeToString())
         return message.SerializeToString()

@@ -10,12 +10,13 @@ from uuid import uuid4
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import event
+from sqlalchemy import delete, event
 
 from model.authority import LEAF_LIFETIME, sign_request
 from model.entities import Role
 from model.identity import Identity
 from model.request_signature import thumbprint_of
+from model.tables import ChangeRow
 
 GOOD = {"tunnel": "up", "envoy": "up"}
 
@@ -194,6 +195,13 @@ async def test_removed_proxy_gets_410_at_once(exit_proxy, gateway, demo, stored)
         assert reply.json["errors"][0]["value"] == proxy.id
     await demo.context.heartbeat_sink.flush()
     assert (await stored())["heartbeat"] == 0
+
+
+async def test_removed_proxy_gets_410_when_change_log_has_forgotten_it(exit_proxy, demo, database):
+    assert (await demo("DELETE", f"/api/v1/exits/{exit_proxy.id}")).status == 204
+    async with database.session() as session:
+        await session.execute(delete(ChangeRow))
+    assert (await exit_proxy.beat()).status == 410
 
 
 async def test_heartbeat_of_proxy_removed_by_another_replica_is_410(exit_proxy, demo, make_api, database):

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select, text
 
+from model.authority import LEAF_LIFETIME
 from model.entities import Rejection, ResourceKey, Role
 from model.repositories import (
     config_requests,
@@ -31,6 +32,7 @@ from model.tables import (
     OperatorRow,
     ProxyRow,
     RejectionRow,
+    RemovedProxyRow,
     ReplicaRow,
     RolloutRow,
     SessionRow,
@@ -98,6 +100,17 @@ async def test_old_rejections_are_pruned_unless_a_rollout_is_open(harness, clock
     clock.advance(seconds=600)
     await harness.run_keeper()
     assert await count(RejectionRow) == 0
+
+
+async def test_removed_proxy_is_known_until_its_certificates_expired(harness, clock, count):
+    removed = {uuid4(): timedelta(0), uuid4(): LEAF_LIFETIME}
+    async with harness.database.session() as session:
+        session.add_all(RemovedProxyRow(id=id_, at=clock() - ago) for id_, ago in removed.items())
+    await harness.run_keeper()
+    assert await count(RemovedProxyRow) == 2
+    clock.advance(seconds=600)
+    await harness.run_keeper()
+    assert await count(RemovedProxyRow) == 1
 
 
 async def test_deregistered_canaries_are_pruned(harness, clock, count):

@@ -154,7 +154,9 @@ class StreamClient:
 
     def nack(self, response: ParsedResponse, detail: str = "no") -> list[ParsedResponse]:
         """Reject a response, and keep the contents held before."""
-        return self.request(response.type_url, nonce=response.nonce, error_detail=Status(code=3, message=detail))
+        return self.request(
+            response.type_url, nonce=response.nonce, error_detail=Status(code=3, message=detail.encode())
+        )
 
     def reconnect(self) -> StreamClient:
         """Return this client on a new stream: it keeps its contents, and has requested nothing yet."""

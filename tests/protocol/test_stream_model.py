@@ -72,7 +72,7 @@ class ClientTypeState:
     nonce: str = ""
     old_nonces: list[str] = field(default_factory=list)
     version: str = ""
-    """State of the world: the version accepted last; empty once it does not cover what is held."""
+    """State of the world: the version accepted last. For full states it is empty once it does not cover what is held."""
 
     def wants(self, name: str) -> bool:
         return self.wildcard or name in self.names
@@ -97,6 +97,8 @@ class ExpectedTypeState:
     """Names that may be sent although the client holds them."""
     given_up: set[str] = field(default_factory=set)
     """Names unsubscribed since the last response."""
+    told: set[str] = field(default_factory=set)
+    """Names of which the client was told something since it subscribed, if only that they do not exist."""
     outstanding: dict[str, ParsedResponse] = field(default_factory=dict)
     changed: bool = True
     """True if the subscription changed since the last response."""
@@ -111,6 +113,7 @@ class ExpectedTypeState:
             self.refused.pop(name, None)
 
     def keep_what_is_wanted(self) -> None:
+        self.told = {name for name in self.told if self.wants(name)}
         tables = (self.certain, self.possible, self.accepted, self.refused)
         for name in {*self.doubt, *self.again, *(name for table in tables for name in table)}:
             if name and not self.wants(name):
@@ -210,7 +213,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
         held.wildcard |= "*" in requested
         held.names |= set(requested) - {"*"}
         held.explicit |= bool(requested)
-        self._forget_what_is_not_wanted(held)
+        self._forget_what_is_not_wanted(type_url)
         self._ask(type_url, subscribe=requested)
 
     @rule(typed=typed)
@@ -221,14 +224,15 @@ class XdsStreamMachine(RuleBasedStateMachine):
             return  # leaving names out does not end the legacy wildcard
         held.names -= set(requested)
         held.wildcard &= "*" not in requested
-        self._forget_what_is_not_wanted(held)
+        self._forget_what_is_not_wanted(type_url)
         self._ask(type_url, unsubscribe=requested)
 
-    def _forget_what_is_not_wanted(self, held):
+    def _forget_what_is_not_wanted(self, type_url):
+        held = self.held[type_url]
         for name in [*held.contents]:
             if not held.wants(name):
                 del held.contents[name]
-                held.version = ""
+                held.version = "" if type_url in FULL else held.version  # by name, a client keeps it
 
     @rule(type_url=st.sampled_from(TYPES), error=st.sampled_from([None, "c0 r0", ""]), data=st.data())
     def talk_nonsense(self, type_url, error, data):
@@ -260,7 +264,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
 
     def _message(self, type_url, *, subscribe=(), unsubscribe=(), nonce=None, error=None):
         held = self.held[type_url]
-        fields = {"error_detail": {"message": error}} if error is not None else {}
+        fields = {"error_detail": {"message": error.encode()}} if error is not None else {}
         if self.variant is DELTA:
             resumed = {} if held.opened else held.contents
             return DeltaDiscoveryRequest(
@@ -320,8 +324,11 @@ class XdsStreamMachine(RuleBasedStateMachine):
             held.explicit |= bool(subscribe)
             held.wildcard = "*" in subscribe or (not held.explicit and message.type_url in FULL)
             held.names = {*subscribe} - {"*"}
-            resumed = dict(held.contents) if first and held.version and message.version_info == held.version else {}
-        self._forget_what_is_not_wanted(held)
+            trusted = (
+                first and held.wildcard and message.type_url in FULL and message.version_info == held.version != ""
+            )
+            resumed = dict(held.contents) if trusted else {}
+        self._forget_what_is_not_wanted(message.type_url)
         self.requests.append(
             {
                 "type_url": message.type_url,
@@ -330,7 +337,9 @@ class XdsStreamMachine(RuleBasedStateMachine):
                 "unsubscribe": [*unsubscribe],
                 "wildcard": held.wildcard,
                 "names": set(held.names),
-                "error": message.error_detail.message if message.HasField("error_detail") else None,
+                "error": message.error_detail.message.decode(errors="replace")
+                if message.HasField("error_detail")
+                else None,
                 "resumed": resumed,
                 "nonce": message.response_nonce,
                 "bytes": raw,
@@ -375,7 +384,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
             held.contents.update(wanted)
             for name in response.removed:
                 held.contents.pop(name, None)
-            held.version = response.version if wanted == response.contents else ""
+            held.version = response.version if wanted == response.contents or response.type_url not in FULL else ""
             self._ask(response.type_url, nonce=response.nonce)
             return
         named = data.draw(st.sets(st.sampled_from(sorted(wanted)))) if wanted else set()
@@ -407,6 +416,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
             known.again |= request["names"] - known.names
             known.wildcard, known.names = request["wildcard"], request["names"]
         known.keep_what_is_wanted()
+        known.told |= request["resumed"].keys()
         self._forget_what_cannot_be_removed()
         for name, content in request["resumed"].items():
             if known.wants(name):
@@ -466,6 +476,9 @@ class XdsStreamMachine(RuleBasedStateMachine):
         )
         if new:
             self._judge_additions(type_url, new)
+        if type_url in FULL and not known.wildcard:
+            untold = known.names if full else set(response.removed)
+            self._judge_absences(type_url, untold - known.told - response.contents.keys())
         self._judge_removals(type_url, removed - known.again, resumed=full and not known.certain)
         if type_url == CLUSTER:
             self.warming |= response.contents.keys() if self.variant is DELTA else new.keys()
@@ -476,6 +489,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
         for name, content in response.contents.items():
             known.possible.setdefault(name, set()).add(content)
         known.again -= {*response.contents, *response.removed}
+        known.told |= {*response.contents, *response.removed, *(known.names if full else ())}
         known.given_up.clear()
         known.changed = False
         known.outstanding[response.nonce] = response
@@ -490,6 +504,17 @@ class XdsStreamMachine(RuleBasedStateMachine):
             for name in {name for route, content in new.items() for name in refers(ROUTE, route, content)}:
                 sent = name in clusters.possible or name in clusters.refused
                 assert sent or not clusters.wants(name), "a route to a cluster never sent"
+
+    def _judge_absences(self, type_url, absent):
+        """Check that a client is told that names do not exist only once nothing that it may hold, or is sent, refers to them."""
+        for referrer, referred in REFERS_TO.items():
+            known = self.known.get(referrer)
+            if referred == type_url and known is not None and absent:
+                assert not known.outstanding, f"{absent} may not be missing in what is in flight"
+                for name, contents in known.possible.items():
+                    if self.variant is SOTW and name not in self.world[referrer]:
+                        continue  # as in _judge_removals
+                    assert not any(absent & refers(referrer, name, content) for content in contents)
 
     def _judge_removals(self, type_url, removed, *, resumed):
         """Check that nothing that the client may hold refers to a removed resource."""

@@ -248,6 +248,72 @@ def test_sotw_removal_by_name_is_forgotten_and_frees_clusters():
     assert client.removes(clusters, "old")
 
 
+# -- clusters by name, as gRPC's client subscribes to them ---------------------------------------------------------------
+
+MOVED = {CLUSTER: {"kept": "1", "new": "1"}, ROUTE: {"r": "to new"}}
+BEFORE = {CLUSTER: {"kept": "1", "old": "1"}, ROUTE: {"r": "to old"}}
+
+
+@both
+def test_missing_name_waits_for_ack_of_route_that_leaves_it(variant):
+    client = StreamClient(variant, BEFORE)
+    client.settle(client.subscribe(ROUTE, "r"))
+    (routes,) = client.publish(MOVED)
+    assert client.subscribe(CLUSTER, "old") == [], "it read the older route"
+    (missing,) = client.ack(routes)
+    assert client.removes(missing, "old")
+
+
+@both
+@pytest.mark.parametrize("first", [CLUSTER, ROUTE], ids=["clusters first", "routes first"])
+def test_reconnecting_client_keeps_named_cluster_until_route_left_it(variant, first):
+    client = StreamClient(variant, BEFORE, grace_s=1)
+    client.settle(client.subscribe(ROUTE, "r"))
+    client.settle(client.subscribe(CLUSTER, "old", "kept"))
+    client.tables = MOVED  # while the control plane restarts
+    client = client.reconnect()
+    names = {CLUSTER: ["old", "kept"], ROUTE: ["r"]}
+    order = [first, *(names.keys() - {first})]
+    responses = [each for type_url in order for each in client.subscribe(type_url, *names[type_url])]
+    (routes,) = responses
+    assert routes.contents == {"r": "to new"}
+    assert client.wait(60) == []
+    client.ack(routes)
+    client.names[CLUSTER] = ["kept", "new"]
+    changes = {"resource_names_subscribe": ["new"], "resource_names_unsubscribe": ["old"]}
+    (clusters,) = client.request(CLUSTER, **changes)
+    assert clusters.contents["new"] == "1", "what exists is sent at once"
+    assert client.settle([clusters]) == [clusters]
+    assert client.held[CLUSTER] | {"old": "1"} == {"old": "1", "kept": "1", "new": "1"}
+
+
+@both
+def test_client_that_keeps_naming_missing_cluster_is_told_after_grace(variant):
+    client = StreamClient(variant, MOVED, grace_s=1)
+    client.settle(client.subscribe(ROUTE, "r"))
+    at_once = client.settle(client.subscribe(CLUSTER, "old", "kept"))
+    assert [each.contents for each in at_once] == ([{"kept": "1"}] if variant is DELTA else [])
+    assert client.wait(0.9) == []
+    (told,) = client.settle(client.wait(0.1))
+    assert client.removes(told, "old")
+    assert client.held[CLUSTER] == {"kept": "1"}
+    assert client.wait(60) == []
+    (response,) = client.publish({**MOVED, CLUSTER: {"kept": "1", "old": "2"}})
+    assert response.contents["old"] == "2", "it is sent once it exists"
+
+
+@both
+def test_missing_name_waits_while_route_is_rejected(variant):
+    client = StreamClient(variant, BEFORE)
+    client.settle(client.subscribe(ROUTE, "r"))
+    (routes,) = client.publish(MOVED)
+    client.subscribe(CLUSTER, "old")
+    assert client.nack(routes) == []
+    assert client.wait(3600) == []
+    (back,) = client.publish(BEFORE)[-1:]
+    assert back.contents["old" if back.type_url == CLUSTER else "r"]
+
+
 # -- the grace ---------------------------------------------------------------------------------------------------------
 
 

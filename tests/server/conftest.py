@@ -20,6 +20,7 @@ import structlog.testing
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from envoy_data_plane.envoy.config.core.v3 import Node
 
 from model.authority import CertificateAuthority, KeyPair, create_authority, sign_request
 from model.database import Database
@@ -38,7 +39,6 @@ from xds.wire.discovery_pb2 import (
     DeltaDiscoveryResponse,
     DiscoveryRequest,
     DiscoveryResponse,
-    Node,
     Status,
 )
 
@@ -210,7 +210,7 @@ class AdsTestClient:
         self.bodies: dict[tuple[str, str], bytes] = {}
         self.responses: list[DeltaDiscoveryResponse] = []
         """All responses on this stream."""
-        self._node = Node(id=node_id)
+        self._node = bytes(Node(id=node_id))
         self._named: dict[str, set[str]] = {}
         self._writing = asyncio.Lock()
         """gRPC takes one write at a time, and a test may write beside a GatewayClient."""
@@ -252,7 +252,7 @@ class AdsTestClient:
         await self._ask_for_more(response)
 
     async def reject(self, response: DeltaDiscoveryResponse, words: str) -> None:
-        error = Status(code=13, message=words)
+        error = Status(code=13, message=words.encode(errors="surrogateescape"))
         await self.ask(response.type_url, response_nonce=response.nonce, error_detail=error)
 
     async def until(self, holds: Callable[[AdsTestClient], bool]) -> None:

@@ -9,10 +9,16 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from sqlalchemy import delete, update
+from sqlmodel import col
 
 from model.authority import create_authority, issue_server
 from model.entities import Role
 from model.identity import XDS_SERVER_NAME, Identity
+from model.repositories import declared
+from model.tables import ProxyRow, RemovedProxyRow, RevisionRow
+from tests.server.conftest import FleetFixture
+from xds.server.world_watcher import Debounce
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres
@@ -68,10 +74,59 @@ async def test_client_refused_by_tls_gets_no_stream(fleet_db, server, connect, f
         assert server.publisher.streams == 0
 
 
-async def test_unknown_proxy_is_denied(fleet_db, server, connect):
+async def test_unknown_proxy_that_nobody_removed_is_unavailable(fleet_db, server, connect):
+    """It may have enrolled after the backup from which the database was restored."""
     async with connect(server, Identity(fleet_db.fleet.id, Role.GATEWAY, uuid4())) as client:
-        assert await client.end() is grpc.StatusCode.PERMISSION_DENIED
-        assert "deregistered" in await client.call.details()
+        assert await client.end() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_proxy_that_enrolled_after_the_world_is_unavailable(fleet_db, server, serve, connect, until):
+    async with serve(debounce=Debounce(floor_s=3600, ceiling_s=3600)) as late:
+        enrolled = await fleet_db.add_gateway("gw-2")
+        async with connect(late, enrolled) as client:
+            assert await client.end() is grpc.StatusCode.UNAVAILABLE
+            assert "not known here yet" in await client.call.details()
+        await until(lambda: enrolled.proxy_id in server.publisher.world.proxies)
+        async with connect(server, enrolled) as client:  # a replica that has caught up serves it
+            await client.start()
+            await client.until(lambda it: it.held(names.CLUSTER))
+
+
+async def test_removed_proxy_is_denied_by_late_replica_that_never_knew_it(fleet_db, server, serve, connect):
+    async with serve(debounce=Debounce(floor_s=3600, ceiling_s=3600)) as late:
+        enrolled = await fleet_db.add_gateway("gw-2")
+        await fleet_db.remove(await find_row(fleet_db.database, enrolled.proxy_id))
+        async with connect(late, enrolled) as client:
+            assert await client.end() is grpc.StatusCode.PERMISSION_DENIED
+            assert "deregistered" in await client.call.details()
+
+
+async def test_unknown_proxy_is_unavailable_while_database_is_away(linked_database, serve, connect):
+    database, link = linked_database
+    fleet_db = await FleetFixture.declare(database)
+    async with serve(database) as server:
+        await link.cut()
+        async with connect(server, Identity(fleet_db.fleet.id, Role.GATEWAY, uuid4())) as client:
+            assert await client.end() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_stream_of_proxy_lost_by_restore_ends_unavailable(fleet_db, server, connect, has_all, until):
+    """Nobody deregistered it: its agent must keep its record."""
+    second = await fleet_db.add_gateway("gw-2")
+    await until(lambda: second.proxy_id in server.publisher.world.proxies)
+    async with connect(server, second) as client:
+        await client.start()
+        await client.until(has_all(2))
+        async with fleet_db.database.session() as session:  # as a restore of a backup from before the enrolment
+            await session.execute(delete(ProxyRow).where(col(ProxyRow.id) == second.proxy_id))
+            await session.execute(delete(RemovedProxyRow))
+            await session.execute(update(RevisionRow).values(value=RevisionRow.value + 1_000_000))
+        assert await client.end() is grpc.StatusCode.UNAVAILABLE
+
+
+async def find_row(database, proxy_id) -> ProxyRow:
+    async with database.session() as session:
+        return await declared.find_proxy(session, proxy_id)
 
 
 async def test_deregistered_proxy_is_denied(fleet_db, server, connect, until):

@@ -20,7 +20,7 @@ from xds.protocol.messages import MAX_NAMES
 from xds.protocol.stream import MAX_NODE_BYTES
 from xds.server.admission import MAX_REQUEST_BYTES
 from xds.translate import names
-from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest, Node
+from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 
 pytestmark = pytest.mark.postgres
 
@@ -108,12 +108,8 @@ def outstanding(services, until):
 
 
 ENDED = {
-    "a node above its bound": (lambda: asking(node=Node(id="x" * (MAX_NODE_BYTES + 1))), "RESOURCE_EXHAUSTED", "node"),
-    "a message above its bound": (
-        lambda: asking(node=Node(id="x" * MAX_REQUEST_BYTES)),
-        "RESOURCE_EXHAUSTED",
-        "larger",
-    ),
+    "a node above its bound": (lambda: asking(node=bytes(MAX_NODE_BYTES + 1)), "RESOURCE_EXHAUSTED", "node"),
+    "a message above its bound": (lambda: asking(node=bytes(MAX_REQUEST_BYTES)), "RESOURCE_EXHAUSTED", "larger"),
     "a name above their bound": (
         lambda: asking(names.ENDPOINT, resource_names_subscribe=too_many()),
         "RESOURCE_EXHAUSTED",
@@ -153,9 +149,9 @@ async def test_too_many_sotw_names_end_stream(fleet_db, serve_with_good_gateway,
 
 IGNORED = {
     "no node": asking("type.example/of.nobody"),
-    "a type of nobody": asking("type.example/of.nobody", node=Node(id="a"), resource_names_subscribe=["*", "a"]),
+    "a type of nobody": asking("type.example/of.nobody", node=b"\x0a\x01a", resource_names_subscribe=["*", "a"]),
     "a foreign nonce": asking(names.LISTENER, response_nonce="foreign", resource_names_unsubscribe=["nothing"]),
-    "a rejection of nothing": asking("type.example/of.nobody", response_nonce="1", error_detail={"message": "no"}),
+    "a rejection of nothing": asking("type.example/of.nobody", response_nonce="1", error_detail={"message": b"no"}),
 }
 
 
@@ -176,7 +172,7 @@ async def test_foreign_nonces_are_ignored(fleet_db, serve_with_good_gateway, con
         held = await client.read()
         for number in range(50):
             await client.ask(names.ENDPOINT, response_nonce=f"foreign-{number}")
-            await client.ask(names.ENDPOINT, response_nonce=f"foreign-{number}", error_detail={"message": "no"})
+            await client.ask(names.ENDPOINT, response_nonce=f"foreign-{number}", error_detail={"message": b"no"})
         await change_arrives("198.51.100.2")
         await client.ask(names.LISTENER, "nothing")  # answered after everything before it
         assert (await client.read()).type_url == names.LISTENER  # endpoints are in flight, so they wait

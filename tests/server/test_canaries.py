@@ -390,6 +390,48 @@ async def test_rollout_continues_after_replica_stops(fleet_db, server, serve, ga
         await until(lambda: holds(left, "jp", fleet_db))
 
 
+# -- the first state of a group ---------------------------------------------------------------------------------------
+
+
+async def test_change_before_first_release_sends_nobody_back(fleet_db, server, drive, until, monkeypatch):
+    """Everybody is given the first state, and what replaces it before its release."""
+    release, changed = rollout.release, []
+
+    def holds_change() -> bool:
+        (pending,) = server.publisher.streams_of(fleet_db.gateway.id)
+        settled = not pending.is_pending(names.ROUTE) and pending.stream.is_in_sync(names.ROUTE)
+        return settled and server.publisher.world.revision >= changed[0]
+
+    async def release_late(*given):
+        if not changed:
+            changed.append(await fleet_db.change(fleet_db.pools["us"], name="renamed"))
+            await until(holds_change)
+        return await release(*given)
+
+    monkeypatch.setattr(rollout, "release", release_late)
+    async with drive(server, fleet_db.identity) as gateway:
+        await until(lambda: changed and not server.publisher.rollouts_in_progress())
+        first, second = gateway.versions_sent(*ROUTES)
+        assert first != second
+        assert b"renamed" in gateway.client.bodies[ROUTES]
+
+
+async def test_unrelated_change_does_not_delay_first_release(fleet_db, server, drive, until, monkeypatch, database):
+    release, changed = rollout.release, []
+
+    async def release_late(*given):
+        if not changed:
+            changed.append(await fleet_db.change(fleet_db.exits["us"], endpoint="198.51.100.9"))
+        released = await release(*given)
+        changed.append(len(released))
+        return released
+
+    monkeypatch.setattr(rollout, "release", release_late)
+    async with drive(server, fleet_db.identity):
+        await until(lambda: changed and not server.publisher.rollouts_in_progress())
+        assert changed[1] == 1
+
+
 # -- stored state -----------------------------------------------------------------------------------------------------
 
 

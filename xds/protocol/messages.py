@@ -74,8 +74,8 @@ def _parse_delta(raw: bytes) -> XdsRequest:
     return XdsRequest(
         type_url=message.type_url,
         nonce=message.response_nonce,
-        error=message.error_detail.message[:MAX_ERROR_CHARS] if message.HasField("error_detail") else None,
-        node_bytes=message.node.ByteSize() if message.HasField("node") else 0,
+        error=_error_of(message),
+        node_bytes=len(message.node),
         subscribe=list(message.resource_names_subscribe),
         unsubscribe=list(message.resource_names_unsubscribe),
         initial_versions=dict(message.initial_resource_versions),
@@ -88,11 +88,18 @@ def _parse_sotw(raw: bytes) -> XdsRequest:
     return XdsRequest(
         type_url=message.type_url,
         nonce=message.response_nonce,
-        error=message.error_detail.message[:MAX_ERROR_CHARS] if message.HasField("error_detail") else None,
-        node_bytes=message.node.ByteSize() if message.HasField("node") else 0,
+        error=_error_of(message),
+        node_bytes=len(message.node),
         subscribe=list(message.resource_names),
         version=message.version_info,
     )
+
+
+def _error_of(message: DeltaDiscoveryRequest | DiscoveryRequest) -> str | None:
+    """Return the error of a NACK. Envoy cuts it at a number of bytes, so that it may end inside a character."""
+    if not message.HasField("error_detail"):
+        return None
+    return message.error_detail.message.decode(errors="replace")[:MAX_ERROR_CHARS]
 
 
 def _check_count(*tables: Sized) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 from xds.protocol.messages import XdsRequest
-from xds.protocol.subscription import ABSENT, WILDCARD, Subscription
+from xds.protocol.subscription import WILDCARD, Subscription
 from xds.snapshot.order import FULL_STATE, WILDCARD_BY_DEFAULT
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import ProxyView
@@ -31,48 +31,33 @@ def subscribe(subscription: Subscription, request: XdsRequest, view: ProxyView, 
     if narrowed:
         subscription.forget_unsubscribed()
         subscription.response_due = type_url in FULL_STATE  # rule 12
-    if gained - subscription.client_versions.keys() and type_url in FULL_STATE:
+    if wildcard and gained - subscription.client_versions.keys() and type_url in FULL_STATE:
         subscription.response_due = True  # a full state without the name says that it does not exist
-    if first and request.version and request.version == _current_version(type_url, subscription, view):
-        _resume(type_url, subscription, view)
+    if first and wildcard and type_url in FULL_STATE:
+        _resume(subscription, request, view)
     return first or not request.nonce or request.nonce == subscription.last_nonce
 
 
-def _resume(type_url: str, subscription: Subscription, view: ProxyView) -> None:
-    """Count everything as acknowledged: the client's version covers names and contents (rules 10 and 16)."""
-    for name in subscription.dirty:
-        resource = view.get(type_url, name)
-        if resource is not None:
-            subscription.client_versions[name] = resource.version
-            if subscription.full_state:
-                subscription.acknowledged[name] = resource
+def _resume(subscription: Subscription, request: XdsRequest, view: ProxyView) -> None:
+    """Count everything as acknowledged if a client of all names states the version of the current full state (rule 10).
+
+    No version is evidence for resources by name: a client keeps it while it drops names, and their resources (rule 16).
+    """
+    type_url = request.type_url
+    current = [resource for name in view.names(type_url) if (resource := view.get(type_url, name))]
+    if request.version != hash_resources(current):
+        return
+    for resource in current:
+        subscription.client_versions[resource.name] = resource.version
+        subscription.acknowledged[resource.name] = resource
     subscription.dirty.clear()
     subscription.response_due = False
 
 
-def _current_version(type_url: str, subscription: Subscription, view: ProxyView) -> str:
-    """Return the version of all subscribed resources as they are in the view."""
-    names = {*subscription.names, *(view.names(type_url) if subscription.wildcard else ())}
-    return hash_resources(resource for name in names if (resource := view.get(type_url, name)))
-
-
 def hash_resources(resources: Iterable[Resource]) -> str:
-    """Return one version for these resources together."""
-    return _hash((resource.name, resource.version) for resource in resources)
-
-
-def hash_client_state(subscription: Subscription) -> str:
-    """Return the version of what the client holds once it accepts what is in flight.
-
-    It does not cover names that the client rejected or was not sent (rule 16).
-    """
-    return _hash((name, version) for name, version in subscription.client_versions.items() if version != ABSENT)
-
-
-def _hash(versions: Iterable[tuple[str, str]]) -> str:
     """Hash names and content versions; the result is equal on every replica.
 
     See docs/architecture.md#versions-are-content-hashes.
     """
-    lines = sorted(f"{name}\0{version}\n" for name, version in versions)
+    lines = sorted(f"{resource.name}\0{resource.version}\n" for resource in resources)
     return blake2b("".join(lines).encode(), digest_size=12).hexdigest()

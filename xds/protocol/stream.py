@@ -268,6 +268,8 @@ class XdsStream:
             if any(other in due or self._is_in_flight(other) for other in after):
                 due.add(type_url)
                 continue
+            if subscription.full_state and any(map(subscription.is_untold, self._gone(type_url, subscription))):
+                continue  # a full state would say that these do not exist: `_send_removals` does, once nothing refers to them
             additions = self._collect_additions(type_url, subscription)
             if additions or subscription.response_due:
                 actions += self._send_additions(type_url, subscription, additions, now)
@@ -298,7 +300,8 @@ class XdsStream:
             version, resend = subscription.client_versions.get(name), name in subscription.resend
             if resource is None:
                 can_say_removed = self.variant is Variant.DELTA
-                if subscription.may_hold(name) and not (resend and can_say_removed):
+                at_once = resend and can_say_removed and type_url not in FULL_STATE
+                if self._needs_removal(type_url, subscription, name) and not at_once:
                     continue
                 needed = can_say_removed and (resend or (name in subscription.names and version is None))
             elif version == resource.version and not resend:
@@ -318,7 +321,12 @@ class XdsStream:
         return additions
 
     def _send_additions(
-        self, type_url: str, subscription: Subscription, additions: dict[str, Resource | None], now: float
+        self,
+        type_url: str,
+        subscription: Subscription,
+        additions: dict[str, Resource | None],
+        now: float,
+        removed: frozenset[str] = frozenset(),
     ) -> Iterator[Action]:
         resources = {name: resource for name, resource in additions.items() if resource is not None}
         missing = frozenset(name for name, resource in additions.items() if resource is None)
@@ -329,7 +337,7 @@ class XdsStream:
         if type_url in FOLLOWED_BY:  # rule 33, also for a client that has not asked for the followers yet
             repeated = subscription.acknowledged.keys() - subscription.client_versions.keys()
             self._followers_due.setdefault(FOLLOWED_BY[type_url], set()).update(resources.keys() | repeated)
-        yield from self._send(type_url, subscription, resources, missing, now)
+        yield from self._send(type_url, subscription, resources, missing | removed, now)
 
     def _send_removals(
         self, type_url: str, subscription: Subscription, now: float, *, unreferenced: bool
@@ -340,7 +348,9 @@ class XdsStream:
         gone, since = self._gone(type_url, subscription), subscription.pending_removals
         subscription.pending_removals = {name: since.get(name, now) for name in gone if unreferenced or name in since}
         due_at = {name: at + self._grace_s for name, at in subscription.pending_removals.items()}
-        removed = frozenset(name for name, at in due_at.items() if at <= now)
+        removed = frozenset(
+            name for name, at in due_at.items() if at <= now and (unreferenced or not subscription.is_untold(name))
+        )
         later = [at for at in due_at.values() if at > now]
         if later:
             self.wake_at = min(later) if self.wake_at is None else min(*later, self.wake_at)
@@ -350,7 +360,8 @@ class XdsStream:
                 subscription.unsent_removals.add(name)
         elif removed:
             self._followers_due.get(FOLLOWED_BY.get(type_url, ""), set()).difference_update(removed)
-            yield from self._send(type_url, subscription, {}, removed, now)
+            withheld = self._collect_additions(type_url, subscription) if unreferenced else {}
+            yield from self._send_additions(type_url, subscription, withheld, now, removed)
 
     def _send(
         self,
@@ -381,19 +392,23 @@ class XdsStream:
         nonce: str,
     ) -> bytes:
         if type_url not in FULL_STATE:
-            return sotw_response(type_url, nonce, resources.values(), sotw.hash_client_state(subscription))
+            return sotw_response(type_url, nonce, resources.values(), sotw.hash_resources(resources.values()))
         # rule 14: the full state is the acknowledged resources without the removed ones, and the new ones
         kept = {name: resource for name, resource in subscription.acknowledged.items() if name not in removed}
         state = kept | dict(resources)
         return sotw_response(type_url, nonce, state.values(), sotw.hash_resources(state.values()))
 
     def _gone(self, type_url: str, subscription: Subscription) -> frozenset[str]:
-        """Return the names that the client may hold and that no longer exist."""
+        """Return the names that do not exist, and whose absence the client may have to be told like a removal."""
         return frozenset(
             name
             for name in subscription.dirty
-            if subscription.may_hold(name) and self._view.get(type_url, name) is None
+            if self._needs_removal(type_url, subscription, name) and self._view.get(type_url, name) is None
         )
+
+    def _needs_removal(self, type_url: str, subscription: Subscription, name: str) -> bool:
+        """Return whether the absence of a name is said like a removal: once nothing refers to it (rule 25)."""
+        return subscription.may_hold(name) or (type_url in FULL_STATE and subscription.is_untold(name))
 
     def _is_in_flight(self, type_url: str) -> bool:
         subscription = self._subscriptions.get(type_url)

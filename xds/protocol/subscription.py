@@ -84,6 +84,14 @@ class Subscription:
         """Return whether the client has a version of this resource, or may have taken one that it rejected."""
         return self.client_versions.get(name, ABSENT) != ABSENT or name in self.uncertain
 
+    def is_untold(self, name: str) -> bool:
+        """Return whether the client names a resource, and was told nothing of it on this stream.
+
+        It may hold one from an earlier stream, or have just read the name in a route that is about to change. Under a
+        wildcard it learns at once what exists.
+        """
+        return not self.wildcard and name in self.names and name not in self.client_versions
+
     def has_nacked(self, resource: Resource) -> bool:
         return resource.version in self.nacked.get(resource.name, ())
 

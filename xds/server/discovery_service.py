@@ -11,7 +11,9 @@ from typing import Any, Final
 import grpc
 import structlog
 
+from model.database import Database, DatabaseUnreachable
 from model.identity import Identity, parse_uri
+from model.repositories import declared, enrolment
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Close, XdsStream
 from xds.server.admission import Admission, ConnectionAge, Limits
@@ -53,7 +55,8 @@ log = structlog.get_logger()
 class DiscoveryService:
     """Serves the streams of one replica until `shut_down` ends them."""
 
-    def __init__(self, publisher: Publisher, recorder: AckRecorder, limits: Limits) -> None:
+    def __init__(self, database: Database, publisher: Publisher, recorder: AckRecorder, limits: Limits) -> None:
+        self._database = database
         self._publisher = publisher
         self._recorder = recorder
         self._limits = limits
@@ -116,7 +119,7 @@ class DiscoveryService:
             return Close("RESOURCE_EXHAUSTED", "too many streams at once: try again in a moment")
         pending = self._publisher.open(identity)
         if pending is None:
-            return Close("PERMISSION_DENIED", "no such proxy: it was deregistered; enrol it again")
+            return await self._explain_unknown(identity)
         protocol = XdsStream(variant, identity, pending.view, only=only, removal_grace_s=self._limits.removal_grace_s)
         stream = StreamHandler(protocol, pending, context, self._publisher, self._recorder)
         age_timer = self._start_age_timer(stream)
@@ -132,10 +135,29 @@ class DiscoveryService:
             if not self._publisher.streams_of(identity.proxy_id):
                 self._recorder.record_disconnected(identity.proxy_id)
             log.info("xds.disconnected", node=str(identity.proxy_id))
+        if close is not None and pending.revoked:
+            return await self._explain_unknown(identity)
         if close is not None and close.status in _CLIENT_ERRORS:
             log.warning("xds.stream_rejected", node=str(identity.proxy_id), status=close.status, reason=close.message)
             self._admission.block(identity.proxy_id, time.monotonic())
         return close
+
+    async def _explain_unknown(self, identity: Identity) -> Close:
+        """Return the status for a proxy that the World does not have.
+
+        Agents of a deregistered proxy erase their record, so only the database says that. The World may be older than the
+        enrolment, and a restored database older than both.
+        """
+        try:
+            async with self._database.session() as session:
+                proxy = await declared.find_proxy(session, identity.proxy_id)
+                if proxy is None and await enrolment.was_removed(session, identity.proxy_id):
+                    return Close("PERMISSION_DENIED", "this proxy was deregistered; enrol it again")
+        except DatabaseUnreachable:
+            proxy = None
+        if proxy is not None and (proxy.fleet_id, proxy.role) != (identity.fleet_id, identity.role):
+            return Close("PERMISSION_DENIED", "the certificate is for another fleet or role; enrol the proxy again")
+        return Close("UNAVAILABLE", "this proxy is not known here yet: try again in a moment")
 
     def _start_age_timer(self, stream: StreamHandler) -> asyncio.TimerHandle | None:
         """End a stream with OK when it reaches its age; None if streams do not age."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,10 +20,13 @@ import structlog
 from model.database import Database, DatabaseUnreachable
 from model.entities import ResourceKey
 from model.repositories import rollout as stored
+from model.repositories import worlds
 from model.unit_of_work import write
+from model.world import World
 from xds.server.envoy_validator import EnvoyValidator
 from xds.server.publisher import Publisher
-from xds.snapshot.rollout import Audience, ChangeSet, Rollout
+from xds.snapshot.rollout import Audience, ChangeSet, Rollout, is_current
+from xds.translate.affected import AffectedResources, affected
 
 _RETRY_S: Final = 0.5
 _INTERVAL_S: Final = 2.0
@@ -46,6 +49,10 @@ class CanaryPolicy:
     @property
     def enabled(self) -> bool:
         return self.share < 1
+
+
+class _Outdated(Exception):
+    """A group wants something else than what was about to be released."""
 
 
 class RolloutController:
@@ -105,7 +112,8 @@ class RolloutController:
 
     async def _reconcile(self) -> None:
         rollouts, world = self._publisher.rollouts_in_progress(), self._publisher.world
-        revision = world.revision if world else 0
+        if world is None:
+            return
         self._forget_finished({(key, each.key) for key, rollout in rollouts.items() for each in rollout.change_sets})
         self._next_soak_end = math.inf
         await self._release_disconnected_canaries()
@@ -119,8 +127,13 @@ class RolloutController:
                 canaries: frozenset[UUID] = frozenset()
                 if change_set.audience is Audience.CANARIES:
                     canaries = await self._soaked_canaries(key, change_set)
-                if valid and (canaries or self._is_accepted_by_any(key, change_set)):
-                    due.append(self._accepted_change_set(key, change_set, canaries, revision))
+                if not (valid and (canaries or self._is_accepted_by_any(key, change_set))):
+                    continue
+                accepted = self._accepted_change_set(key, change_set, canaries, world.revision)
+                if change_set.audience is Audience.EVERYBODY and self._uses_canaries(rollout):
+                    await self._release_first(rollout, accepted, world)
+                else:
+                    due.append(accepted)
         await self._release(due)
         await self._store_progress(rollouts)
 
@@ -216,17 +229,40 @@ class RolloutController:
         approved_fleet = self._publisher.fleet_of(group) if change_set.shrinks else None
         return stored.AcceptedChangeSet(group, change_set.key, wanted, canaries, revision, approved_fleet)
 
+    def _uses_canaries(self, rollout: Rollout) -> bool:
+        return self._policy.enabled and rollout.wanted.scope.shared
+
+    async def _release_first(self, rollout: Rollout, due: stored.AcceptedChangeSet, world: World) -> None:
+        """Release the first state of a group whose changes go to canaries, unless it wants another one since `world`.
+
+        Until then everybody is given what is wanted. Once an older state were released, all but the canaries would be sent
+        back to it.
+        """
+        with suppress(_Outdated):
+            async with write(self._database) as unit:
+                released = await stored.release(unit, [due], self._clock())
+                await unit.seal()  # from here to the commit nobody else makes a revision
+                if unit.revision is not None:
+                    caught_up = await worlds.advance(unit.session, world, unit.revision)
+                    if caught_up is None:
+                        raise _Outdated
+                    newer, changes = caught_up
+                    resources = affected(changes, world, newer).get(due.group, AffectedResources())
+                    if not is_current(rollout, newer, resources):
+                        raise _Outdated  # the newer World is published soon, and wakes the controller
+            self._log_released(released)
+
     async def _release(self, due: Sequence[stored.AcceptedChangeSet]) -> None:
         for start in range(0, len(due), _BATCH_SIZE):
             async with write(self._database) as unit:
                 released = await stored.release(unit, due[start : start + _BATCH_SIZE], self._clock())
-            for each in released:
-                log.info(
-                    "xds.change_set_released",
-                    group=each.group,
-                    resources=len(each.wanted),
-                    canaries=len(each.canaries),
-                )
+            self._log_released(released)
+
+    def _log_released(self, released: Iterable[stored.AcceptedChangeSet]) -> None:
+        for each in released:
+            log.info(
+                "xds.change_set_released", group=each.group, resources=len(each.wanted), canaries=len(each.canaries)
+            )
 
     async def _store_progress(self, rollouts: dict[str, Rollout]) -> None:
         """Store which change-sets are in progress and why, for the API; only if that changed."""

@@ -82,7 +82,7 @@ async def run_server(
     validator = EnvoyValidator(envoy, authority, publisher) if envoy else None
     controller = RolloutController(publisher, database, replica, canary, clock, validator)
     config_dump = ConfigDumpResponder(database, publisher, recorder)
-    service = DiscoveryService(publisher, recorder, limits)
+    service = DiscoveryService(database, publisher, recorder, limits)
     server = grpc.aio.server(options=[*_OPTIONS, *ConnectionAge(limits.connection_age_s).options])
     server.add_generic_rpc_handlers(service.handlers())
     ports = [_bind(server, address, authority, clock()) for address in addresses]

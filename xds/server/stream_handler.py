@@ -101,7 +101,7 @@ class StreamHandler:
             while True:
                 await self.pending.event.wait()
                 if self.pending.revoked:
-                    self.end("PERMISSION_DENIED", "this proxy was deregistered")
+                    self.end("UNAVAILABLE", "this proxy is no longer known here")
                     return
                 async with self._lock:
                     await self._publish()

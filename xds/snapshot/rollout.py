@@ -136,6 +136,12 @@ def advance(
     )
 
 
+def is_current(rollout: Rollout, world: World, affected: AffectedResources) -> bool:
+    """Return whether a newer World, in which these resources may differ, wants the same ones to be rolled out."""
+    _, differing = snapshots.advance(rollout.wanted, world, affected.declared)
+    return ROLLED_OUT.isdisjoint(each.type_url for each in differing)
+
+
 def compare(old: Rollout, new: Rollout) -> RolloutDiff:
     """Compare all resources of two rollouts of a scope."""
     return RolloutDiff(

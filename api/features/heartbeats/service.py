@@ -136,7 +136,7 @@ async def _explain_unknown(context: ApiContext, kind: str, ref: str) -> Problem:
     async with context.database.session() as session:
         if await declared.find_proxy(session, proxy_id) is not None:
             return _unauthorized("the certificate is unknown here", "enrol again")
-        if await enrolment.was_known(session, proxy_id):
+        if await enrolment.was_removed(session, proxy_id):
             return _deregistered(kind, ref)
     return not_found(kind, ref)
 
