@@ -337,8 +337,8 @@ class XdsStream:
     def _waits(self, resource: Resource) -> bool:
         """Return whether a resource has to wait for clusters: those that it names, and a listener for those of its routes.
 
-        Clusters that the client does not subscribe to, that do not exist or that it rejected are not sent, so that nothing
-        waits for them. The others are in flight, or about to be.
+        Nothing waits for clusters that are not sent: those that the client does not subscribe to, that do not exist, or that
+        it rejected. The others are in flight, or about to be.
         """
         named = resource.clusters
         for each in resource.components:

@@ -87,11 +87,11 @@ class Subscription:
         return self.client_versions.get(name, ABSENT) != ABSENT or name in self.uncertain
 
     def not_held(self, names: frozenset[str]) -> Iterator[str]:
-        """Yield the names of which the client is not known to hold any version.
+        """Yield the names that the client is still to be sent, or to accept, before it holds any version of them.
 
-        The sets narrow the names first, so that many names cost little while the client holds them.
+        It costs as much as what is pending. A rejected version that is not sent again is not pending.
         """
-        for name in names.difference(self.client_versions) | (names & self.dirty) | (names & self.unconfirmed):
+        for name in names & (self.dirty | self.unconfirmed):
             if name in self.unconfirmed or self.client_versions.get(name, ABSENT) == ABSENT:
                 yield name
 
