@@ -67,7 +67,9 @@ def test_gateway_is_served_with_other_protocol_variants(lab, eventually, changed
         eventually(lambda: "fr" in lab.request(None, tunnel=False).text)
         lab.api("DELETE", f"/pools/{pool['id']}")
         eventually(lambda: "fr" not in lab.request(None, tunnel=False).text)
-        rejected = [line for line in query(lab, admin, "/stats").splitlines() if line.split(": ")[0] in UPDATES_REJECTED]
+        rejected = [
+            line for line in query(lab, admin, "/stats").splitlines() if line.split(": ")[0] in UPDATES_REJECTED
+        ]
         assert sorted(rejected) == [f"{name}: 0" for name in sorted(UPDATES_REJECTED)]
         assert lab.request("us").status == 200
 
@@ -79,7 +81,9 @@ def change_cluster_without_timeout(lab, admin, eventually) -> None:
     lab.api("PATCH", f"/pools/{pool['id']}", {"resilience": {**pool["resilience"], "check_interval_s": interval_s}})
     eventually(lambda: f'"interval": "{interval_s}s"' in query(lab, admin, "/config_dump"))
     eventually(lambda: "warming_clusters: 0" in query(lab, admin, "/stats"))
-    timeouts = [line for line in query(lab, admin, "/stats?filter=cluster.pool.*init_fetch_timeout").splitlines() if line]
+    timeouts = [
+        line for line in query(lab, admin, "/stats?filter=cluster.pool.*init_fetch_timeout").splitlines() if line
+    ]
     assert [line for line in timeouts if not line.endswith(": 0")] == []
 
 
