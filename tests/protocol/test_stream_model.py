@@ -176,13 +176,17 @@ class XdsStreamMachine(RuleBasedStateMachine):
 
     variant: Variant
 
-    @initialize(world=worlds(), grace_s=st.sampled_from([0.0, 5.0]))
-    def start(self, world, grace_s):
+    @initialize(world=worlds(), grace_s=st.sampled_from([0.0, 5.0]), as_envoy=st.booleans())
+    def start(self, world, grace_s, as_envoy):
         self.world, self.revision, self.now, self.grace_s = world, 1, 0.0, grace_s
         self.held = {type_url: ClientTypeState() for type_url in TYPES}
         self.client_warms: set[str] = set()
         """Clusters that the client took and whose endpoints it has not been sent since."""
         self._open_stream()
+        if as_envoy:
+            for type_url in TYPES:
+                self.subscribe(typed=(type_url, [] if type_url in FULL else [*NAMES[type_url]]))
+            self.settle()
 
     def _open_stream(self):
         self.stream = XdsStream(
@@ -499,9 +503,15 @@ class XdsStreamMachine(RuleBasedStateMachine):
         content = self.world[type_url].get(name)
         if content is None and type_url == ENDPOINT:
             clusters = self.known.get(CLUSTER)
-            has_cluster = self._may_ask_for_clusters() if clusters is None else name in clusters.possible
+            has_cluster = self._may_ask_for_clusters() if clusters is None else self._may_keep(clusters, name)
             return NO_ENDPOINTS if has_cluster or name in self.world[CLUSTER] else None
         return content
+
+    def _may_keep(self, clusters, name):
+        """Return whether the client may have a cluster whose removal was not sent."""
+        sent = clusters.outstanding.values()
+        removed = any(name in each.removed or (self.variant is SOTW and name not in each.contents) for each in sent)
+        return name in clusters.possible and not removed
 
     def _may_ask_for_clusters(self):
         """Return whether the client may have reconnected while a cluster warms."""

@@ -162,6 +162,8 @@ class XdsStream:
                 subscription.mark_dirty(_any_names(type_url, old, view))
             elif type_url in changed:
                 subscription.mark_dirty(changed[type_url])
+            if changed and type_url == ENDPOINT and CLUSTER in changed:
+                subscription.mark_dirty(changed[CLUSTER])  # a cluster without endpoints has empty ones (rule 17)
         return self._advance(now)
 
     def accepted_elsewhere(self, type_url: str, names: Iterable[str], now: float) -> Sequence[Action]:
