@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 @dataclass
-class Scene:
+class TunnelScene:
     """A network with a target, and the pair of Envoys of each variant."""
 
     network: HopNetwork
@@ -113,7 +113,7 @@ def _clients(command: str, pair: HopPair | None, more: Mapping[str, object]) -> 
 
 
 @contextmanager
-def open_scene(options: argparse.Namespace, *variants: str, round_trip_ms: float = 0) -> Iterator[Scene]:
+def open_scene(options: argparse.Namespace, *variants: str, round_trip_ms: float = 0) -> Iterator[TunnelScene]:
     with open_network(round_trip_ms) as network, ExitStack() as stack:
         processes = ProcessGroup(network.mark, network.folder)
         stack.callback(processes.end_all)
@@ -122,7 +122,7 @@ def open_scene(options: argparse.Namespace, *variants: str, round_trip_ms: float
             name: stack.enter_context(open_pair(network, VARIANTS[name], number=number, workers=options.workers))
             for number, name in enumerate(variants or VARIANTS)
         }
-        yield Scene(network, processes, pairs)
+        yield TunnelScene(network, processes, pairs)
 
 
 # -- open --------------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def measure_open(options: argparse.Namespace) -> None:
         _report_openings(openings, options)
 
 
-def _open_turn(scene: Scene, pair: HopPair, options: argparse.Namespace, openings: Openings) -> None:
+def _open_turn(scene: TunnelScene, pair: HopPair, options: argparse.Namespace, openings: Openings) -> None:
     before_s = pair.cpu_s
     closed_loop = scene.run("open", pair, tunnels=options.tunnels, clients=options.clients)
     opened = len(closed_loop["took_s"])

@@ -13,12 +13,13 @@ from xds.translate.names import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, S
 from xds.wire import discovery_pb2 as wire
 
 IDENTITY = Identity(UUID(int=1), Role.GATEWAY, UUID(int=2))
+A, B = (f"pool/{UUID(int=number)}" for number in (1, 2))
 V1 = AcceptedResource("v1", b"one")
 TYPES = {
-    CLUSTER: {"a": V1, "b": V1},
-    ENDPOINT: {"a": V1, "b": V1},
+    CLUSTER: {A: V1, B: V1},
+    ENDPOINT: {A: V1, B: V1},
     LISTENER: {"clients": V1},
-    ROUTE: {"gateway_routes": V1},
+    ROUTE: {"gateway_routes": AcceptedResource("v1", f"to {B}".encode())},
     EXTENSION: {"groups": V1},
     SECRET: {"certificate": V1},
 }
@@ -46,11 +47,11 @@ class Envoy:
 def test_new_envoy_gets_all_resources_in_order():
     envoy = Envoy()
     assert envoy.ask(CLUSTER) == [CLUSTER]
-    assert envoy.got() == {"a": "v1", "b": "v1"}
+    assert envoy.got() == {A: "v1", B: "v1"}
     assert envoy.responses[-1].resources[0].resource.value == b"one"
     # listeners and routes wait for the clusters, and clusters for their endpoints
     assert envoy.ask(LISTENER) == []
-    assert envoy.ask(ENDPOINT, ["a", "b"]) == [ENDPOINT]
+    assert envoy.ask(ENDPOINT, [A, B]) == [ENDPOINT]
     assert envoy.ask(CLUSTER, nonce=envoy.responses[0].nonce) == [LISTENER]
     assert envoy.ask(ROUTE, ["gateway_routes"]) == [ROUTE]
     assert envoy.ask(EXTENSION, ["groups"]) == [EXTENSION]
@@ -69,16 +70,16 @@ def test_envoy_that_holds_record_gets_nothing():
 def test_envoy_that_holds_part_gets_rest():
     envoy = Envoy()
 
-    assert envoy.ask(CLUSTER, holds={"a": "v1"}) == [CLUSTER]
-    assert envoy.got() == {"b": "v1"}
+    assert envoy.ask(CLUSTER, holds={A: "v1"}) == [CLUSTER]
+    assert envoy.got() == {B: "v1"}
     assert envoy.ask(LISTENER, holds={}) == []  # after the clusters, as for a new Envoy
 
 
 def test_envoy_ahead_of_record_gets_nothing():
     envoy = Envoy()
 
-    assert envoy.ask(CLUSTER, holds={"a": "v2", "c": "v1"}) == []
-    assert envoy.ask(ENDPOINT, ["a", "c"], holds={"a": "v2", "c": "v1"}) == []
+    assert envoy.ask(CLUSTER, holds={A: "v2", "c": "v1"}) == []
+    assert envoy.ask(ENDPOINT, [A, "c"], holds={A: "v2", "c": "v1"}) == []
     assert envoy.ask(LISTENER, ["*"], holds={"other": "v1"}) == []
     assert envoy.ask(ROUTE, ["another"], holds={"another": "v1"}) == []
 
@@ -86,8 +87,8 @@ def test_envoy_ahead_of_record_gets_nothing():
 def test_envoy_ahead_of_record_gets_resources_subscribed_by_name():
     envoy = Envoy()
 
-    assert envoy.ask(ENDPOINT, ["a", "b", "c"], holds={"a": "v2", "c": "v1"}) == [ENDPOINT]
-    assert envoy.got() == {"b": "v1"}
+    assert envoy.ask(ENDPOINT, [A, B, "c"], holds={A: "v2", "c": "v1"}) == [ENDPOINT]
+    assert envoy.got() == {B: "v1"}
     assert list(envoy.responses[-1].removed_resources) == []
 
 
@@ -95,9 +96,9 @@ def test_type_missing_from_record_gets_no_answer():
     envoy = Envoy({CLUSTER: {}})
 
     assert envoy.ask(LISTENER) == []
-    assert envoy.ask(ENDPOINT, ["a"]) == []
+    assert envoy.ask(ENDPOINT, [A]) == []
     assert envoy.ask(CLUSTER) == [CLUSTER]  # this type is recorded and empty
-    assert Envoy({CLUSTER: {}}).ask(CLUSTER, holds={"a": "v1"}) == []
+    assert Envoy({CLUSTER: {}}).ask(CLUSTER, holds={A: "v1"}) == []
 
 
 def test_undecodable_request_closes_stream():

@@ -62,14 +62,34 @@ def test_gateway_is_served_with_other_protocol_variants(lab, eventually, changed
     with envoy_without_agent(lab, bootstrap) as admin:
         eventually(lambda: admin.exists() and answers(lab))
         assert lab.request("gb").json()["source"] in lab.egress_addresses("gb")
+        change_cluster_without_timeout(lab, admin, eventually)
         pool = lab.api("POST", "/pools", {"name": "late", "fleet": "demo", "country": "fr"})
         eventually(lambda: "fr" in lab.request(None, tunnel=False).text)
         lab.api("DELETE", f"/pools/{pool['id']}")
         eventually(lambda: "fr" not in lab.request(None, tunnel=False).text)
-        stats = lab.processes.run(("curl", "-sS", "--noproxy", "*", f"http://{admin.read_text()}/stats"))
-        rejected = [line for line in stats.splitlines() if line.split(": ")[0] in UPDATES_REJECTED]
+        rejected = [
+            line for line in query(lab, admin, "/stats").splitlines() if line.split(": ")[0] in UPDATES_REJECTED
+        ]
         assert sorted(rejected) == [f"{name}: 0" for name in sorted(UPDATES_REJECTED)]
         assert lab.request("us").status == 200
+
+
+def change_cluster_without_timeout(lab, admin, eventually) -> None:
+    """Change a cluster, and check that it does not warm until Envoy stops to wait for its endpoints."""
+    (pool,) = [each for each in lab.api("GET", "/pools")["items"] if each["name"] == "gb"]
+    interval_s = pool["resilience"]["check_interval_s"] + 1
+    lab.api("PATCH", f"/pools/{pool['id']}", {"resilience": {**pool["resilience"], "check_interval_s": interval_s}})
+    eventually(lambda: f'"interval": "{interval_s}s"' in query(lab, admin, "/config_dump"))
+    eventually(lambda: "warming_clusters: 0" in query(lab, admin, "/stats"))
+    timeouts = [
+        line for line in query(lab, admin, "/stats?filter=cluster.pool.*init_fetch_timeout").splitlines() if line
+    ]
+    assert [line for line in timeouts if not line.endswith(": 0")] == []
+
+
+def query(lab, admin, path: str) -> str:
+    """Return an answer of Envoy's admin interface."""
+    return lab.processes.run(("curl", "-sS", "-g", "--noproxy", "*", f"http://{admin.read_text()}{path}"))
 
 
 def answers(lab) -> bool:

@@ -22,6 +22,7 @@ from model.identity import Identity
 from model.world import Change, World, put
 from tests.envoy.world_server import RunningEnvoy, WorldServer, envoy_of
 from tests.ports import reserved_port
+from xds.protocol.messages import Variant
 from xds.translate import names
 
 FLEET, GATEWAY = UUID(int=1), UUID(int=9)
@@ -52,22 +53,24 @@ def make_exit(number: int, parent: Parent | None, pool: Pool = POOL, **more: obj
 
 
 @contextmanager
-def two_hops(folder: Path, *exits: Exit, pools: Sequence[Pool] = (POOL,)) -> Iterator[TwoHops]:
+def two_hops(
+    folder: Path, *exits: Exit, pools: Sequence[Pool] = (POOL,), variant: Variant = Variant.DELTA
+) -> Iterator[TwoHops]:
     """Run a gateway in front of the exits of some pools, each on a reserved port."""
     with ExitStack() as stack:
         placed = [replace(each, port=stack.enter_context(reserved_port())) for each in exits]
-        yield stack.enter_context(_two_hops(folder, placed, pools))
+        yield stack.enter_context(_two_hops(folder, placed, pools, variant))
 
 
 @contextmanager
-def _two_hops(folder: Path, exits: Sequence[Exit], pools: Sequence[Pool]) -> Iterator[TwoHops]:
+def _two_hops(folder: Path, exits: Sequence[Exit], pools: Sequence[Pool], variant: Variant) -> Iterator[TwoHops]:
     authority = create_authority(datetime.now(UTC))
     proxies = [Proxy(each.id, FLEET, each.name, Role.EXIT) for each in exits]
     gateway = Proxy(GATEWAY, FLEET, "gw", Role.GATEWAY)
     listener = Listener(UUID(int=2), FLEET, "127.0.0.1", 0)
     entities = [Fleet(FLEET, "demo"), *pools, listener, gateway, *proxies, *exits]
     world = World().changed(1, map(put, entities))
-    servers = {each.id: WorldServer(world, each) for each in (gateway, *proxies)}
+    servers = {each.id: WorldServer(world, each, variant) for each in (gateway, *proxies)}
     with _all(servers, folder, authority) as envoys:
         yield TwoHops(envoys.pop(GATEWAY), servers.pop(GATEWAY), envoys, servers)
 

@@ -13,47 +13,58 @@ from pathlib import Path
 
 import grpc
 
-from model.entities import Proxy
+from model.entities import Accepted, Proxy, ResourceKey
 from model.identity import Identity
-from model.world import Change, World
+from model.world import Change, World, put
 from tests.envoy.envoy_process import ADMIN, EnvoyUnderTest, envoy_process
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Send, XdsStream
-from xds.snapshot.snapshot import ProxyView, build
-from xds.translate import names
+from xds.snapshot.order import ADDITIONS, ROLLED_OUT
+from xds.snapshot.rollout import build
+from xds.snapshot.snapshot import ProxyView
 from xds.translate.scopes import Scope, scopes_of
 
-METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
+METHODS = {
+    f"{SERVICE}/DeltaAggregatedResources": Variant.DELTA,
+    f"{SERVICE}/StreamAggregatedResources": Variant.SOTW,
+}
 
 
 class WorldServer(grpc.GenericRpcHandler):
-    """An ADS server for one proxy. It translates a World and runs the protocol core."""
+    """An ADS server for one proxy. It translates a World, holds back what a canary would try, and runs the protocol core."""
 
-    def __init__(self, world: World, proxy: Proxy) -> None:
+    def __init__(self, world: World, proxy: Proxy, variant: Variant = Variant.DELTA) -> None:
         self.world = world
         self.proxy = proxy
         self.scopes: Callable[[Proxy, World], Iterable[Scope]] = scopes_of
+        self.variant = variant
         self.answers: list[Answered] = []
         self.sent: list[str] = []
         """Type URLs of the responses."""
         self.subscribed: set[str] = set()
-        self._events: queue.Queue = queue.Queue()
+        """Type URLs that the newest stream subscribes to."""
+        self.cut_before: str | None = None
+        """The type URL of a response instead of which the stream ends; once."""
+        self._queues: list[queue.Queue] = []
+        """The events of the open streams: requests, changes, and None for the end."""
         self._view = self._build_view()
 
     def service(self, details):
-        if details.method != METHOD:
+        variant = METHODS.get(details.method)
+        if variant is None:
             return None
-        return grpc.stream_stream_rpc_method_handler(self._serve)
+        return grpc.stream_stream_rpc_method_handler(lambda requests, context: self._serve(variant, requests, context))
 
     def _build_view(self) -> ProxyView:
-        return ProxyView([build(scope, self.world) for scope in self.scopes(self.proxy, self.world)])
+        return ProxyView([build(scope, self.world).stable for scope in self.scopes(self.proxy, self.world)])
 
     def change(self, *changes: Change) -> None:
         """Change the World and publish it. Without changes it publishes what `scopes` gives now."""
         before = self._view
         self.world = self.world.changed(self.world.revision + 1, changes)
         self._view, changed = self._build_view(), {}
-        for type_url in (names.CLUSTER, names.ENDPOINT, names.LISTENER, names.ROUTE, names.EXTENSION, names.SECRET):
+        for type_url in ADDITIONS:
             versions = [
                 {name: view.get(type_url, name).version for name in view.names(type_url)}
                 for view in (before, self._view)
@@ -63,33 +74,74 @@ class WorldServer(grpc.GenericRpcHandler):
             }
             if differing:
                 changed[type_url] = differing
-        self._events.put((self._view, changed))
+        self._tell((self._view, changed))
 
-    def _serve(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        context.add_callback(lambda: self._events.put(None))
-        threading.Thread(target=self._read, args=(requests,), daemon=True).start()
+    def accept(self) -> None:
+        """Store all resources of the proxy's scopes as accepted, so that from now on a canary has to try changes first."""
+        accepted = [
+            Accepted(ResourceKey(snapshot.scope.key, type_url, name), resource.version, resource.body)
+            for snapshot in self._view.snapshots
+            for type_url in ROLLED_OUT & snapshot.resources.keys()
+            for name, resource in snapshot.resources[type_url].items()
+        ]
+        self.world = self.world.changed(self.world.revision + 1, map(put, accepted))
+
+    def cut(self) -> None:
+        """End all streams."""
+        self._tell(None)
+
+    def _tell(self, event: object) -> None:
+        for events in [*self._queues]:
+            events.put(event)
+
+    def _serve(self, variant: Variant, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        events: queue.Queue = queue.Queue()
+        self._queues.append(events)
+        context.add_callback(lambda: events.put(None))
+        threading.Thread(target=_read, args=(requests, events), daemon=True).start()
         identity = Identity(self.proxy.fleet_id, self.proxy.role, self.proxy.id)
-        stream = XdsStream(Variant.DELTA, identity, self._view)
-        while (event := self._events.get()) is not None:
-            now = time.monotonic()
-            actions = stream.receive(event, now) if isinstance(event, bytes) else stream.publish(*event, now)
-            self.subscribed = {*stream.subscriptions}
-            for action in actions:
-                if isinstance(action, Send):
-                    self.sent.append(action.type_url)
-                    yield action.data
-                elif isinstance(action, Answered):
-                    self.answers.append(action)
-
-    def _read(self, requests: Iterable[bytes]) -> None:
+        stream = XdsStream(variant, identity, self._view)
         try:
-            for request in requests:
-                self._events.put(request)
-        except grpc.RpcError:
-            pass
+            while (event := _next(events, stream.wake_at)) is not None:
+                now = time.monotonic()
+                if event is _DUE:
+                    actions = stream.wake(now)
+                else:
+                    actions = stream.receive(event, now) if isinstance(event, bytes) else stream.publish(*event, now)
+                self.subscribed = {*stream.subscriptions}
+                for action in actions:
+                    if isinstance(action, Send):
+                        if action.type_url == self.cut_before:
+                            self.cut_before = None
+                            return
+                        self.sent.append(action.type_url)
+                        yield action.data
+                    elif isinstance(action, Answered):
+                        self.answers.append(action)
+        finally:
+            self._queues.remove(events)
 
 
-def bootstrap(port: int) -> dict:
+_DUE = object()
+"""The event of a stream that is to be woken."""
+
+
+def _next(events: queue.Queue, wake_at: float | None) -> object:
+    try:
+        return events.get(timeout=None if wake_at is None else max(0.0, wake_at - time.monotonic()))
+    except queue.Empty:
+        return _DUE
+
+
+def _read(requests: Iterable[bytes], events: queue.Queue) -> None:
+    try:
+        for request in requests:
+            events.put(request)
+    except grpc.RpcError:
+        pass
+
+
+def bootstrap(port: int, variant: Variant = Variant.DELTA) -> dict:
     """Return the bootstrap of an Envoy whose control plane is on this port of loopback."""
     source = {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"}
     options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -110,7 +162,7 @@ def bootstrap(port: int) -> dict:
             "lds_config": source,
             "cds_config": source,
             "ads_config": {
-                "api_type": "DELTA_GRPC",
+                "api_type": "DELTA_GRPC" if variant is Variant.DELTA else "GRPC",
                 "transport_api_version": "V3",
                 "grpc_services": grpc_services,
                 "set_node_on_first_message_only": True,
@@ -141,7 +193,7 @@ def envoy_of(world_server: WorldServer, folder: Path) -> Iterator[RunningEnvoy]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with envoy_process(bootstrap(port), folder) as process:
+        with envoy_process(bootstrap(port, world_server.variant), folder) as process:
             yield RunningEnvoy(process, process.ports())
     finally:
         server.stop(None).wait()

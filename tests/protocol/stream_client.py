@@ -21,15 +21,20 @@ from xds.wire.discovery_pb2 import (
     DiscoveryResponse,
     Status,
 )
+from xds.wire.endpoint_pb2 import ClusterLoadAssignment
 
 SOTW, DELTA = Variant.SOTW, Variant.DELTA
 IDENTITY = Identity(UUID(int=1), Role.GATEWAY, UUID(int=2))
+NO_ENDPOINTS = "no endpoints"
+"""The content of the endpoints that the server makes for a cluster whose endpoints do not exist."""
 Tables = Mapping[str, Mapping[str, str]]
 """Contents by type URL and name."""
 
 
 def resource_of(type_url: str, name: str, content: str) -> Resource:
     """Make a resource whose body contains its name, as real bodies do."""
+    if content == NO_ENDPOINTS:
+        return make_resource(type_url, name, ClusterLoadAssignment(cluster_name=name).SerializeToString())
     return make_resource(type_url, name, f"{name}\n{content}".encode())
 
 
@@ -75,6 +80,7 @@ class ParsedResponse:
     nonce: str
     contents: dict[str, str]
     """Contents by name."""
+    bodies: dict[str, bytes]
     removed: list[str]
     version: str
     """State of the world: the version of the response. Delta: the revision."""
@@ -87,15 +93,25 @@ def parse(variant: Variant, action: Send) -> ParsedResponse:
     assert (message.type_url, message.nonce) == (action.type_url, action.nonce)
     bodies = [item.resource if variant is DELTA else item for item in message.resources]
     assert {body.type_url for body in bodies} <= {message.type_url}
-    pairs = [body.value.decode().split("\n", 1) for body in bodies]
+    pairs = [_content(body.value) for body in bodies]
     removed = list(message.removed_resources) if variant is DELTA else []
     names = [*(name for name, _ in pairs), *removed]
     assert len(names) == len(set(names)), "a name is in one response twice"
     if variant is DELTA:
         assert [item.name for item in message.resources] == [name for name, _ in pairs]
-        assert [item.version for item in message.resources] == [version_of(*pair) for pair in pairs]
+        versions = [make_resource("", "", body.value).version for body in bodies]
+        assert [item.version for item in message.resources] == versions
     version = message.system_version_info if variant is DELTA else message.version_info
-    return ParsedResponse(message.type_url, message.nonce, dict(pairs), removed, version, len(action.data))
+    raw = {name: body.value for (name, _), body in zip(pairs, bodies, strict=True)}
+    return ParsedResponse(message.type_url, message.nonce, dict(pairs), raw, removed, version, len(action.data))
+
+
+def _content(body: bytes) -> tuple[str, str]:
+    """Return the name and content of a body: its content is NO_ENDPOINTS if the server made it."""
+    name, _, content = body.decode().partition("\n")
+    if body[:1] != b"\n":
+        return name, content
+    return ClusterLoadAssignment.FromString(body).cluster_name, NO_ENDPOINTS
 
 
 @dataclass
@@ -171,6 +187,10 @@ class StreamClient:
         changed = differences(self.tables, tables) if known else None
         self.tables, self.revision = tables, self.revision + 1
         return self._took(self.stream.publish(view_of(tables, self.revision), changed, self.now))
+
+    def accepted_elsewhere(self, answer: Answered) -> list[ParsedResponse]:
+        """Tell the server's side of an answer on another stream of the same client."""
+        return self._took(self.stream.accepted_elsewhere(answer.type_url, answer.resources, self.now))
 
     def wait(self, seconds: float) -> list[ParsedResponse]:
         """Let time pass, and wake the stream if it is due."""

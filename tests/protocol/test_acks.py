@@ -310,17 +310,6 @@ def test_unsubscribed_wildcard_needs_no_response():
     assert client.ack(clusters) == []
 
 
-def test_removed_endpoints_wait_for_their_changed_cluster():
-    client = StreamClient(SOTW, {CLUSTER: {"a": "1"}, ENDPOINT: {"a": "1"}})
-    client.settle(client.subscribe(CLUSTER))
-    client.settle(client.subscribe(ENDPOINT, "a"))
-    (clusters,) = client.publish({CLUSTER: {"a": "2"}, ENDPOINT: {}})
-    assert clusters.type_url == CLUSTER
-    assert client.ack(clusters) == []
-    (endpoints,) = client.publish({CLUSTER: {"a": "2"}, ENDPOINT: {"a": "1"}})
-    assert endpoints.contents == {"a": "1"}
-
-
 @both
 def test_missing_route_is_sent_once_it_exists(variant):
     client = StreamClient(variant, {CLUSTER: {"c": "1"}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -242,12 +243,14 @@ def test_unsent_removals_count_towards_limit():
 
 
 @pytest.mark.parametrize("number", [10, 1_000])
-def test_change_cost_does_not_depend_on_other_resources(number):
-    names = [str(name) for name in range(number)]
+@pytest.mark.parametrize("type_url", [CLUSTER, ENDPOINT, ROUTE])
+def test_change_cost_does_not_depend_on_other_resources(number, type_url):
+    names = [f"pool/{UUID(int=name)}" for name in range(number)]
     tables = {type_url: dict.fromkeys(names, "1") for type_url in (CLUSTER, ENDPOINT, LISTENER, ROUTE)}
+    tables[ROUTE][names[7]] = " ".join(names)
     client = StreamClient(DELTA, tables)
-    for type_url in tables:
-        client.settle(client.subscribe(type_url, "*", *names))
+    for each in tables:
+        client.settle(client.subscribe(each, "*", *names))
     looked_up = []
 
     class CountingView(ProxyView):
@@ -259,10 +262,11 @@ def test_change_cost_does_not_depend_on_other_resources(number):
             looked_up.append((type_url, "all of them"))
             return super().names(type_url)
 
-    changed = view_of({**tables, ENDPOINT: {**tables[ENDPOINT], "7": "2"}}, 2)
-    (send,) = client.stream.publish(CountingView(changed.snapshots), {ENDPOINT: {"7"}}, 0)
-    client.request(ENDPOINT, nonce=send.nonce)
-    assert looked_up == [(ENDPOINT, "7")]
+    changed = view_of({**tables, type_url: {**tables[type_url], names[7]: " ".join(["2", *names])}}, 2)
+    for send in client.stream.publish(CountingView(changed.snapshots), {type_url: {names[7]}}, 0):
+        client.request(send.type_url, nonce=send.nonce)
+    assert {*looked_up} == {(type_url, names[7]), *([(ENDPOINT, names[7])] if type_url == CLUSTER else [])}
+    assert len(looked_up) < 5
 
 
 # -- random bytes ------------------------------------------------------------------------------------------------------

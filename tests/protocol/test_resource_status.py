@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from tests.protocol.stream_client import DELTA, SOTW, StreamClient, resource_of, version_of, view_of
@@ -35,10 +37,12 @@ def test_unanswered_version_is_in_flight(variant):
 
 @both
 def test_gated_version_is_pending(variant):
-    client = StreamClient(variant, {CLUSTER: {"c": "1"}, ROUTE: {"a": "1"}})
+    pool = f"pool/{UUID(int=1)}"
+    client = StreamClient(variant, {CLUSTER: {}, ROUTE: {"a": "1"}})
     client.settle(client.subscribe(CLUSTER) + client.subscribe(ROUTE, "a"))
-    client.publish({CLUSTER: {"c": "2"}, ROUTE: {"a": "2"}})
-    assert statuses(client, ROUTE) == [ResourceStatus("a", TWO, TWO, ONE, SyncState.PENDING)]
+    client.publish({CLUSTER: {pool: "1"}, ROUTE: {"a": f"to {pool}"}})
+    version = version_of("a", f"to {pool}")
+    assert statuses(client, ROUTE) == [ResourceStatus("a", version, version, ONE, SyncState.PENDING)]
     assert not client.stream.is_in_sync(ROUTE)
 
 

@@ -2,7 +2,8 @@
 
 Requests and responses are in two queues, so that they cross. The model checks each response when the server emits it, and
 knows which requests the server has read. For every type it keeps what the client certainly holds, what it may hold, and what
-it rejected. Clusters have endpoints, routes refer to clusters, listeners to routes; every view is closed.
+it rejected. Clusters have endpoints, routes refer to clusters, listeners to routes; every view is closed, but for endpoints that
+may lack. As Envoy does, a client that reconnects while a cluster warms asks for clusters once it has its endpoints.
 """
 
 from __future__ import annotations
@@ -17,17 +18,29 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.protocol.stream_client import DELTA, IDENTITY, SOTW, ParsedResponse, differences, parse, version_of, view_of
+from tests.protocol.stream_client import (
+    DELTA,
+    IDENTITY,
+    NO_ENDPOINTS,
+    SOTW,
+    ParsedResponse,
+    differences,
+    parse,
+    version_of,
+    view_of,
+)
 from tests.scale import scaled
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Close, Send, XdsStream
+from xds.snapshot.order import WARMING_S
 from xds.translate.names import CLUSTER, ENDPOINT, LISTENER, ROUTE
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DiscoveryRequest
 
 TYPES = (CLUSTER, ENDPOINT, LISTENER, ROUTE)
 FULL = (CLUSTER, LISTENER)
 """Types with a legacy wildcard, and with full states in the state of the world."""
-NAMES = {CLUSTER: ("c0", "c1", "c2"), ENDPOINT: ("c0", "c1", "c2"), LISTENER: ("l0", "l1"), ROUTE: ("r0", "r1")}
+C0, C1, C2 = (f"pool/00000000-0000-0000-0000-00000000000{number}" for number in range(3))
+NAMES = {CLUSTER: (C0, C1, C2), ENDPOINT: (C0, C1, C2), LISTENER: ("l0", "l1"), ROUTE: ("r0", "r1")}
 REFERS_TO = {ROUTE: CLUSTER, LISTENER: ROUTE, CLUSTER: ENDPOINT}
 
 
@@ -38,10 +51,11 @@ def refers(type_url: str, name: str, content: str) -> set[str]:
 
 @st.composite
 def worlds(draw):
-    """Draw contents by type and name. All references exist; there are few versions, so that they recur."""
+    """Draw contents by type and name. All references exist, but for endpoints of some clusters; there are few versions, so that they recur."""
     salts = st.sampled_from(["one", "two", "three"])
     clusters = draw(st.sets(st.sampled_from(NAMES[CLUSTER])))
-    tables = {CLUSTER: {name: draw(salts) for name in clusters}, ENDPOINT: {name: draw(salts) for name in clusters}}
+    tables = {CLUSTER: {name: draw(salts) for name in clusters}}
+    tables[ENDPOINT] = {name: draw(salts) for name in clusters if draw(st.integers(0, 3))}
     targets = st.sets(st.sampled_from(sorted(clusters))) if clusters else st.just(set())
     tables[ROUTE] = {
         name: " ".join([draw(salts), *sorted(draw(targets))]) for name in NAMES[ROUTE] if draw(st.booleans())
@@ -165,11 +179,17 @@ class XdsStreamMachine(RuleBasedStateMachine):
 
     variant: Variant
 
-    @initialize(world=worlds(), grace_s=st.sampled_from([0.0, 5.0]))
-    def start(self, world, grace_s):
+    @initialize(world=worlds(), grace_s=st.sampled_from([0.0, 5.0]), as_envoy=st.booleans())
+    def start(self, world, grace_s, as_envoy):
         self.world, self.revision, self.now, self.grace_s = world, 1, 0.0, grace_s
         self.held = {type_url: ClientTypeState() for type_url in TYPES}
+        self.client_warms: set[str] = set()
+        """Clusters that the client took and whose endpoints it has not been sent since."""
         self._open_stream()
+        if as_envoy:
+            for type_url in TYPES:
+                self.subscribe(typed=(type_url, [] if type_url in FULL else [*NAMES[type_url]]))
+            self.settle()
 
     def _open_stream(self):
         self.stream = XdsStream(
@@ -178,6 +198,9 @@ class XdsStreamMachine(RuleBasedStateMachine):
         self.known: dict[str, ExpectedTypeState] = {}
         self.requests: deque[dict] = deque()
         self.responses: deque[ParsedResponse] = deque()
+        self.began_at: float | None = None
+        self.stated = False
+        """True once the server has read that the client holds something from an earlier stream."""
         self.owed: set[str] = set()
         """Endpoints that must be sent after their cluster."""
         self.warming: set[str] = set()
@@ -234,7 +257,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
                 del held.contents[name]
                 held.version = "" if type_url in FULL else held.version  # by name, a client keeps it
 
-    @rule(type_url=st.sampled_from(TYPES), error=st.sampled_from([None, "c0 r0", ""]), data=st.data())
+    @rule(type_url=st.sampled_from(TYPES), error=st.sampled_from([None, f"{C0} r0", ""]), data=st.data())
     def talk_nonsense(self, type_url, error, data):
         """Send a stale nonce, or one of another type or stream, with or without an error."""
         held = self.held[type_url]
@@ -244,17 +267,31 @@ class XdsStreamMachine(RuleBasedStateMachine):
 
     @rule()
     def reconnect(self):
-        """Break the stream. The client reconnects with what it holds, and subscribes as before."""
+        """Break the stream. The client reconnects with what it holds, and subscribes as before.
+
+        While a cluster warms, it asks for clusters later, if it is one that asks for all listeners.
+        """
         self._open_stream()
-        for type_url in TYPES:
-            held = self.held[type_url]
+        for held in self.held.values():
             held.opened = held.explicit = False
             held.nonce, held.old_nonces = "", []
-            if held.wildcard or held.names:
-                legacy = held.wildcard and not held.names and type_url in FULL
-                requested = [] if legacy else [*(["*"] if held.wildcard else []), *held.names]
-                held.explicit = bool(requested)
-                self._ask(type_url, subscribe=requested)
+        for type_url in TYPES:
+            if type_url != CLUSTER or not (self.held[LISTENER].wildcard and self._warms()):
+                self._subscribe_again(type_url)
+
+    def _subscribe_again(self, type_url):
+        held = self.held[type_url]
+        if not held.opened and (held.wildcard or held.names):
+            legacy = held.wildcard and not held.names and type_url in FULL
+            requested = [] if legacy else [*(["*"] if held.wildcard else []), *held.names]
+            held.explicit = bool(requested)
+            self._ask(type_url, subscribe=requested)
+
+    def _warms(self):
+        """Return the clusters that warm for want of endpoints that the client subscribes to."""
+        return {
+            name for name in self.client_warms & self.held[CLUSTER].contents.keys() if self.held[ENDPOINT].wants(name)
+        }
 
     def _ask(self, type_url, *, subscribe=(), unsubscribe=(), nonce=None, error=None):
         """Put a request into the queue."""
@@ -289,7 +326,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
         """Send random bytes, or a request with some bytes changed; the client then takes over what the bytes say."""
         if raw is None:
             type_url, requested = typed
-            raw = bytearray(self._message(type_url, subscribe=requested, error="c0").SerializeToString())
+            raw = bytearray(self._message(type_url, subscribe=requested, error=C0).SerializeToString())
             for _ in range(data.draw(st.integers(1, 3))):
                 raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
         try:
@@ -341,6 +378,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
                 if message.HasField("error_detail")
                 else None,
                 "resumed": resumed,
+                "stated": versions if self.variant is DELTA else message.version_info,
                 "nonce": message.response_nonce,
                 "bytes": raw,
             }
@@ -379,6 +417,8 @@ class XdsStreamMachine(RuleBasedStateMachine):
         held.nonce = response.nonce
         wanted = {name: content for name, content in response.contents.items() if held.wants(name)}
         if accepts:
+            if response.type_url == CLUSTER:
+                self.client_warms |= {name for name in wanted if wanted[name] != held.contents.get(name)}
             if self.variant is SOTW and response.type_url in FULL:
                 held.contents.clear()
             held.contents.update(wanted)
@@ -386,17 +426,27 @@ class XdsStreamMachine(RuleBasedStateMachine):
                 held.contents.pop(name, None)
             held.version = response.version if wanted == response.contents or response.type_url not in FULL else ""
             self._ask(response.type_url, nonce=response.nonce)
+            self._stop_warming(response)
             return
         named = data.draw(st.sets(st.sampled_from(sorted(wanted)))) if wanted else set()
         taken = data.draw(st.sets(st.sampled_from(sorted(wanted)))) - named if wanted else set()
         held.contents.update({name: wanted[name] for name in taken})
         held.version = "" if taken else held.version
         self._ask(response.type_url, nonce=response.nonce, error=" ".join(["rejected:", *sorted(named)]))
+        self._stop_warming(response)
+
+    def _stop_warming(self, response):
+        if response.type_url == ENDPOINT:
+            self.client_warms -= response.contents.keys()
+            if not self._warms():
+                self._subscribe_again(CLUSTER)
 
     # -- the server's knowledge after a request --
 
     def _learn(self, request, answered):
         type_url = request["type_url"]
+        self.began_at = self.now if self.began_at is None else self.began_at
+        self.stated |= request["first"] and bool(request["stated"])
         known = self.known.setdefault(type_url, ExpectedTypeState())
         response = known.outstanding.pop(request["nonce"], None)
         assert len(answered) == (response is not None)
@@ -455,8 +505,37 @@ class XdsStreamMachine(RuleBasedStateMachine):
                 self._judge(response)
                 self.responses.append(response)
 
+    def _expected(self, type_url, name):
+        """Return the content that the client should have; None if it should have none.
+
+        Endpoints that do not exist are empty while the client may have their cluster, or may yet say that it does.
+        """
+        content = self.world[type_url].get(name)
+        if content is None and type_url == ENDPOINT:
+            clusters = self.known.get(CLUSTER)
+            has_cluster = self._may_ask_for_clusters() if clusters is None else self._may_keep(clusters, name)
+            return NO_ENDPOINTS if has_cluster or name in self.world[CLUSTER] else None
+        return content
+
+    def _may_keep(self, clusters, name):
+        """Return whether the client may have a cluster whose removal was not sent."""
+        sent = clusters.outstanding.values()
+        removed = any(name in each.removed or (self.variant is SOTW and name not in each.contents) for each in sent)
+        return name in clusters.possible and not removed
+
+    def _may_ask_for_clusters(self):
+        """Return whether the client may have reconnected while a cluster warms."""
+        listeners = self.known.get(LISTENER)
+        in_time = self.began_at is not None and self.now < self.began_at + WARMING_S
+        return CLUSTER not in self.known and self.stated and listeners is not None and listeners.wildcard and in_time
+
     def _judge(self, response):
-        type_url, known, there = response.type_url, self.known[response.type_url], self.world[response.type_url]
+        type_url, known = response.type_url, self.known[response.type_url]
+        there = {
+            name: content
+            for name in {*self.world[type_url], *response.contents, *response.removed}
+            if (content := self._expected(type_url, name)) is not None
+        }
         full = self.variant is SOTW and type_url in FULL
         assert not known.outstanding, "one response of a type at a time"
         new = {name: content for name, content in response.contents.items() if known.certain.get(name) != content}
@@ -465,7 +544,8 @@ class XdsStreamMachine(RuleBasedStateMachine):
             repeated = full and content == known.accepted.get(name)  # accepted before: leaving it out would delete it
             assert repeated or content not in known.refused.get(name, ()), "it was rejected before"
             assert repeated or content == there.get(name), "it is not the current content"
-            assert full or name in new or name in known.again, "the client holds it"
+            owed = type_url == ENDPOINT and self._may_ask_for_clusters()
+            assert full or name in new or name in known.again or owed, "the client holds it"
         if full and not known.changed and not known.doubt:
             assert response.contents != known.accepted, "the client holds all of it"
         removed = {name for name in known.accepted if known.wants(name)} - response.contents.keys() if full else set()
@@ -495,15 +575,15 @@ class XdsStreamMachine(RuleBasedStateMachine):
         known.outstanding[response.nonce] = response
 
     def _judge_additions(self, type_url, new):
-        """Check make before break: new resources refer only to clusters that the client has answered."""
-        clusters = self.known.get(CLUSTER)
-        if clusters is None or type_url not in (ROUTE, LISTENER):
+        """Check make before break: new routes refer only to clusters that the client has accepted, if it takes clusters here."""
+        if type_url != ROUTE:
             return
-        assert not clusters.outstanding, "clusters must be acknowledged first"
-        if type_url == ROUTE:
-            for name in {name for route, content in new.items() for name in refers(ROUTE, route, content)}:
-                sent = name in clusters.possible or name in clusters.refused
-                assert sent or not clusters.wants(name), "a route to a cluster never sent"
+        clusters = self.known.get(CLUSTER)
+        for name in {name for route, content in new.items() for name in refers(ROUTE, route, content)}:
+            if clusters is None:
+                assert not self._may_ask_for_clusters(), "the client may yet say which clusters it holds"
+            elif clusters.wants(name) and self.world[CLUSTER][name] not in clusters.refused.get(name, ()):
+                assert name in clusters.accepted, "a route to a cluster that was not accepted"
 
     def _judge_absences(self, type_url, absent):
         """Check that a client is told that names do not exist only once nothing that it may hold, or is sent, refers to them."""
@@ -532,7 +612,7 @@ class XdsStreamMachine(RuleBasedStateMachine):
         """Note the endpoints that must follow the clusters that were sent."""
         endpoints = self.known.get(ENDPOINT)
         if endpoints is not None:
-            follow = {name for name in self.warming if endpoints.wants(name) and name in self.world[ENDPOINT]}
+            follow = {name for name in self.warming if endpoints.wants(name) and self._expected(ENDPOINT, name)}
             endpoints.again |= follow
             self.owed |= {name for name in follow & self.changed if name not in endpoints.refused}
             self.warming.clear()
@@ -558,7 +638,8 @@ class XdsStreamMachine(RuleBasedStateMachine):
         for type_url, known in self.known.items():
             held = self.held[type_url]
             assert (held.wildcard, held.names) == (known.wildcard, known.names)
-            there = {name: content for name, content in self.world[type_url].items() if held.wants(name)}
+            names = [name for name in {*self.world[type_url], *held.names, *held.contents} if held.wants(name)]
+            there = {name: content for name in names if (content := self._expected(type_url, name)) is not None}
             for name, content in there.items():
                 if content not in known.refused.get(name, ()):
                     assert held.contents.get(name) == content, f"{name} has another content"
@@ -567,6 +648,8 @@ class XdsStreamMachine(RuleBasedStateMachine):
         assert not {name for name in self.owed if name in self.world[ENDPOINT]}, (
             "endpoints did not follow their cluster"
         )
+        if ENDPOINT in self.known:
+            assert self._warms() <= self.known[ENDPOINT].refused.keys(), "a cluster warms for want of its endpoints"
 
     def _keeps_another(self, type_url, known):
         """Return whether the current content was rejected, so that the client keeps another one and what that refers to."""

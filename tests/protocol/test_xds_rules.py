@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from uuid import UUID
 
 import grpc
 import pytest
@@ -29,6 +30,8 @@ from xds.wire.discovery_pb2 import (
 from xds.wire.endpoint_pb2 import ClusterLoadAssignment
 
 both = pytest.mark.parametrize("variant", [SOTW, DELTA], ids=["sotw", "delta"])
+POOL = f"pool/{UUID(int=1)}"
+"""The name of a cluster, by which other resources refer to it."""
 VIRTUAL_HOST = "type.googleapis.com/envoy.config.route.v3.VirtualHost"
 RUNTIME = "type.googleapis.com/envoy.service.runtime.v3.Runtime"
 MIB = 1024 * 1024
@@ -201,7 +204,7 @@ def test_rule_04_no_names_in_later_request_means_none_delta():
 
 
 @both
-@pytest.mark.parametrize("type_url", sorted(ADDITIONS.keys() - {LISTENER, CLUSTER}))
+@pytest.mark.parametrize("type_url", sorted({*ADDITIONS} - {LISTENER, CLUSTER}))
 def test_rule_05_no_names_means_none_without_legacy_wildcard(variant, type_url):
     client = StreamClient(variant, {type_url: {"a": "1"}})
     assert client.request(type_url) == []
@@ -383,7 +386,7 @@ def test_rule_14_each_response_is_full_state(type_url):
     assert response.contents == {}, "it deletes everything"
 
 
-@pytest.mark.parametrize("type_url", sorted(ADDITIONS.keys() - FULL_STATE - {EXTENSION}))
+@pytest.mark.parametrize("type_url", sorted({*ADDITIONS} - FULL_STATE - {EXTENSION}))
 def test_rule_14_absence_means_nothing_for_other_types(type_url):
     client = StreamClient(SOTW, {type_url: {"a": "1", "b": "1"}})
     client.settle(client.subscribe(type_url, "a", "b"))
@@ -522,21 +525,21 @@ def test_rule_19_crossing_response_makes_name_resent_sotw():
 
 
 def test_rule_19_pending_update_of_dropped_wildcard_is_dropped_sotw():
-    client = StreamClient(SOTW, {CLUSTER: {"c": "1"}, LISTENER: {"a": "1", "b": "1"}})
+    client = StreamClient(SOTW, {CLUSTER: {POOL: "1"}, LISTENER: {"a": POOL, "b": POOL}})
     (clusters,) = client.subscribe(CLUSTER)
-    assert client.subscribe(LISTENER) == [], "listeners wait for the clusters"
+    assert client.subscribe(LISTENER) == [], "listeners wait for their clusters"
     assert client.subscribe(LISTENER, "a") == []
     (listeners,) = client.ack(clusters)
-    assert listeners.contents == {"a": "1"}
+    assert listeners.contents == {"a": POOL}
 
 
 def test_rule_19_pending_update_of_dropped_wildcard_is_dropped_delta():
-    client = StreamClient(DELTA, {CLUSTER: {"c": "1"}, LISTENER: {"a": "1", "b": "1"}})
+    client = StreamClient(DELTA, {CLUSTER: {POOL: "1"}, LISTENER: {"a": POOL, "b": POOL}})
     (clusters,) = client.subscribe(CLUSTER)
-    assert client.subscribe(LISTENER, "*", "a") == [], "listeners wait for the clusters"
+    assert client.subscribe(LISTENER, "*", "a") == [], "listeners wait for their clusters"
     client.unsubscribe(LISTENER, "*")
     (listeners,) = client.ack(clusters)
-    assert listeners.contents == {"a": "1"}
+    assert listeners.contents == {"a": POOL}
 
 
 # -- delta -------------------------------------------------------------------------------------------------------------

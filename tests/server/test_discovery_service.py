@@ -219,3 +219,22 @@ async def test_moved_listener_is_pushed(fleet_db, server, connect, has_all):
         before = client.versions[names.LISTENER][names.GATEWAY_LISTENER]
         await fleet_db.change(fleet_db.listener, port=8081)
         await client.until(lambda it: it.versions[names.LISTENER][names.GATEWAY_LISTENER] != before)
+
+
+async def test_endpoints_follow_clusters_of_another_stream(fleet_db, server, connect):
+    method = "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters"
+    async with connect(server, fleet_db.identity) as client:
+        clusters = client.channel.stream_stream(method)()
+        await clusters.write(DeltaDiscoveryRequest().SerializeToString())
+        first = DeltaDiscoveryResponse.FromString(await clusters.read())
+        name = fleet_db.cluster("us")
+        await client.ask(names.ENDPOINT, name)
+        await client.until(lambda it: it.held(names.ENDPOINT) == {name})
+        await clusters.write(DeltaDiscoveryRequest(response_nonce=first.nonce).SerializeToString())
+        await client.until(lambda it: it.count(names.ENDPOINT) == 2)
+        await fleet_db.change(fleet_db.pools["us"], resilience={"check_interval_s": 9})
+        changed = DeltaDiscoveryResponse.FromString(await clusters.read())
+        assert [each.name for each in changed.resources] == [name]
+        await clusters.write(DeltaDiscoveryRequest(response_nonce=changed.nonce).SerializeToString())
+        await client.until(lambda it: it.count(names.ENDPOINT) == 3)
+        clusters.cancel()

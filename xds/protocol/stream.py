@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
+from functools import lru_cache
 from itertools import count
 from typing import NamedTuple, TypeAlias
 
@@ -26,9 +27,12 @@ from xds.protocol.messages import (
     split_response,
 )
 from xds.protocol.subscription import ABSENT, InFlightResponse, Subscription, find_at_fault
-from xds.snapshot.order import ADDITIONS, FOLLOWED_BY, FULL_STATE, REMOVALS
-from xds.snapshot.resource import Resource
+from xds.snapshot.order import ADDITIONS, AFTER_CLUSTERS, FOLLOWED_BY, FULL_STATE, REMOVALS, WARMING_S
+from xds.snapshot.resource import Resource, make_resource
 from xds.snapshot.snapshot import ProxyView
+from xds.translate.encoding import encode
+from xds.translate.endpoints import translate_no_endpoints
+from xds.translate.names import CLUSTER, ENDPOINT, LISTENER
 
 MAX_NODE_BYTES = 1024 * 1024
 """The largest node that is accepted. Envoy's own has some KiB, most of it the list of its extensions."""
@@ -115,6 +119,14 @@ class XdsStream:
         self._subscriptions: dict[str, Subscription] = {}
         self._followers_due: dict[str, set[str]] = {}
         """Names by type URL to send again because a resource that uses them was sent (rule 33)."""
+        self._without_endpoints: set[str] = set()
+        """Clusters whose endpoints are served empty, because they do not exist (rule 17)."""
+        self._began_at: float | None = None
+        """Time of the first request."""
+        self._resumed = False
+        """True once the client has stated that it holds resources from an earlier stream."""
+        self._expects_clusters = False
+        """True while clusters may warm that the client holds from an earlier stream, so that it has not asked for them yet."""
         self._nonces = (str(number) for number in count(1))
 
     def receive(self, raw: bytes, now: float) -> Sequence[Action]:
@@ -150,6 +162,17 @@ class XdsStream:
                 subscription.mark_dirty(_any_names(type_url, old, view))
             elif type_url in changed:
                 subscription.mark_dirty(changed[type_url])
+            if changed and type_url == ENDPOINT and CLUSTER in changed:
+                subscription.mark_dirty(changed[CLUSTER])  # a cluster without endpoints has empty ones (rule 17)
+        return self._advance(now)
+
+    def accepted_elsewhere(self, type_url: str, names: Iterable[str], now: float) -> Sequence[Action]:
+        """Return the actions that follow once the client answered resources of a type on another of its streams.
+
+        Without that type on this stream, this one has their followers (rule 33).
+        """
+        if type_url in FOLLOWED_BY and type_url not in self._subscriptions:
+            self._followers_due.setdefault(FOLLOWED_BY[type_url], set()).update(names)
         return self._advance(now)
 
     @property
@@ -237,7 +260,22 @@ class XdsStream:
         may_answer = variant.subscribe(subscription, request, self._view, first=first)
         if subscription.size > MAX_NAMES:
             return [*actions, _too_many_names()]
+        if first:
+            self._resume(request, now)
         return [*actions, *self._advance(now)] if may_answer else actions
+
+    def _resume(self, request: XdsRequest, now: float) -> None:
+        """Note what the first request of a type says of earlier streams."""
+        expected = self._expects_clusters
+        self._began_at = now if self._began_at is None else self._began_at
+        self._resumed |= bool(request.version or request.initial_versions)
+        self._expect_clusters(now)
+        endpoints = self._subscriptions.get(ENDPOINT)
+        if self._expects_clusters and endpoints and (request.type_url == ENDPOINT or not expected):
+            # a cluster may warm until its endpoints arrive again, which the client states to hold (rule 33)
+            stated = endpoints.client_versions.keys() - endpoints.unconfirmed
+            self._followers_due.setdefault(ENDPOINT, set()).update(stated)
+            endpoints.mark_dirty(endpoints.names)  # those that do not exist are empty from now on
 
     def _read_answer(self, subscription: Subscription, request: XdsRequest) -> Iterator[Action]:
         """Yield the ACK or NACK that a request carries. A request with a stale or foreign nonce carries none."""
@@ -254,24 +292,27 @@ class XdsStream:
         """Send what may be sent: additions in their order, then removals, both gated by the tables of `snapshot.order`."""
         actions: list[Action] = []
         self.wake_at = None
+        self._expect_clusters(now)
+        self._remove_empty_endpoints()
         due: set[str] = set()
-        for type_url, after in ADDITIONS.items():
+        for type_url in ADDITIONS:
             subscription = self._subscriptions.get(type_url)
             if subscription is None:
                 continue
             if type_url in self._followers_due:
                 subscription.mark_resend(self._take_followers(type_url, subscription))
             if subscription.in_flight:
-                continue  # one response of a type at a time; while it is in flight it gates others by itself
+                continue  # one response of a type at a time; while it is in flight it gates removals by itself
             if not (subscription.dirty or subscription.response_due):
                 continue
-            if any(other in due or self._is_in_flight(other) for other in after):
+            additions, waiting = self._collect_additions(type_url, subscription)
+            if waiting:
                 due.add(type_url)
+                if subscription.full_state:
+                    continue  # rule 14: the client would delete what the response leaves out
+            if self._withholds_full_state(type_url):
                 continue
-            if subscription.full_state and any(map(subscription.is_untold, self._gone(type_url, subscription))):
-                continue  # a full state would say that these do not exist: `_send_removals` does, once nothing refers to them
-            additions = self._collect_additions(type_url, subscription)
-            if additions or subscription.response_due:
+            if additions or (subscription.response_due and not waiting):
                 actions += self._send_additions(type_url, subscription, additions, now)
         for type_url, referrers in REMOVALS.items():
             subscription = self._subscriptions.get(type_url)
@@ -283,20 +324,82 @@ class XdsStream:
                 actions += self._send_removals(type_url, subscription, now, unreferenced=unreferenced)
         return actions
 
+    def _expect_clusters(self, now: float) -> None:
+        """Note whether the client reconnected while a cluster warms: Envoy asks for clusters once it is warm (rule 32).
+
+        Such a client asks for all listeners, and so for all clusters too unless it has them from elsewhere; then WARMING_S
+        ends this. One that names its listeners, as gRPC does, is not waited for: it asks for the clusters that it finds in
+        routes. A new client asks for clusters first.
+        """
+        listeners, began_at = self._subscriptions.get(LISTENER), self._began_at
+        wants_all = self._only is None and self._resumed and listeners is not None and listeners.wildcard
+        self._expects_clusters = False
+        if wants_all and CLUSTER not in self._subscriptions and began_at is not None and now < began_at + WARMING_S:
+            self._expects_clusters = True
+            self.wake_at = began_at + WARMING_S
+
+    def _waits(self, resource: Resource) -> bool:
+        """Return whether a resource has to wait for clusters: those that it names, and a listener for those of its routes.
+
+        Nothing waits for clusters that are not sent: those that the client does not subscribe to, that do not exist, that it
+        rejected, or whose full state is withheld until the routes were accepted. The others are in flight, or about to be.
+        """
+        named = resource.clusters
+        for each in resource.components:
+            component = self._view.get(each.type_url, each.name)
+            named = named | component.clusters if component else named
+        clusters = self._subscriptions.get(CLUSTER)
+        if clusters is None:
+            return self._expects_clusters and bool(named)
+        if self._withholds_full_state(CLUSTER):
+            return False
+        for name in clusters.not_held(named):
+            cluster = self._view.get(CLUSTER, name) if clusters.is_subscribed(name) else None
+            if cluster is not None and not clusters.has_nacked(cluster):
+                return True
+        return False
+
+    def _get(self, type_url: str, name: str) -> Resource | None:
+        """Return a resource as the client should have it.
+
+        While a client may have a cluster whose endpoints do not exist, these are empty: their absence would leave it the
+        ones that it has (rule 17).
+        """
+        resource = self._view.get(type_url, name)
+        if resource is None and type_url == ENDPOINT and self._may_have_cluster(name):
+            self._without_endpoints.add(name)
+            return _no_endpoints(name)
+        return resource
+
+    def _may_have_cluster(self, name: str) -> bool:
+        if self._view.get(CLUSTER, name) is not None:
+            return True
+        clusters = self._subscriptions.get(CLUSTER)
+        return self._expects_clusters if clusters is None else clusters.may_hold(name)
+
+    def _remove_empty_endpoints(self) -> None:
+        """Mark the empty endpoints that may be removed, since their cluster was, or that exist again."""
+        candidates, self._without_endpoints = self._without_endpoints, set()
+        if candidates:
+            exist = {name for name in candidates if self._get(ENDPOINT, name) is not None}
+            self._subscriptions[ENDPOINT].mark_dirty(candidates - exist)
+
     def _take_followers(self, type_url: str, subscription: Subscription) -> Iterator[str]:
         """Yield the subscribed and existing names to send again because what uses them was sent (rule 33)."""
         for name in self._followers_due.pop(type_url, ()):
-            if subscription.is_subscribed(name) and self._view.get(type_url, name) is not None:
+            if subscription.is_subscribed(name) and self._get(type_url, name) is not None:
                 yield name
 
-    def _collect_additions(self, type_url: str, subscription: Subscription) -> dict[str, Resource | None]:
-        """Return the names to send with their resources; None for a subscribed name that does not exist (rule 25).
+    def _collect_additions(self, type_url: str, subscription: Subscription) -> tuple[dict[str, Resource | None], bool]:
+        """Return the names to send with their resources, and whether others wait for clusters.
 
-        Names that need no response are removed from `dirty`. Names to remove stay there for `_send_removals`.
+        The resource is None for a subscribed name that does not exist (rule 25). Names that need no response are removed
+        from `dirty`. Names that wait stay there, and names to remove for `_send_removals`.
         """
         additions: dict[str, Resource | None] = {}
+        waiting = False
         for name in [*subscription.dirty]:
-            resource = self._view.get(type_url, name)
+            resource = self._get(type_url, name)
             version, resend = subscription.client_versions.get(name), name in subscription.resend
             if resource is None:
                 can_say_removed = self.variant is Variant.DELTA
@@ -311,6 +414,9 @@ class XdsStream:
                 needed = False
                 if subscription.may_hold(name) or name in subscription.unsent_removals:  # it keeps another version
                     subscription.uncertain.add(name)
+            elif type_url in AFTER_CLUSTERS and self._waits(resource):
+                waiting = True
+                continue
             else:
                 needed = True
             if needed:
@@ -318,7 +424,7 @@ class XdsStream:
             else:
                 subscription.dirty.discard(name)
                 subscription.resend.discard(name)
-        return additions
+        return additions, waiting
 
     def _send_additions(
         self,
@@ -360,7 +466,7 @@ class XdsStream:
                 subscription.unsent_removals.add(name)
         elif removed:
             self._followers_due.get(FOLLOWED_BY.get(type_url, ""), set()).difference_update(removed)
-            withheld = self._collect_additions(type_url, subscription) if unreferenced else {}
+            withheld, _ = self._collect_additions(type_url, subscription) if unreferenced else ({}, False)
             yield from self._send_additions(type_url, subscription, withheld, now, removed)
 
     def _send(
@@ -403,8 +509,16 @@ class XdsStream:
         return frozenset(
             name
             for name in subscription.dirty
-            if self._needs_removal(type_url, subscription, name) and self._view.get(type_url, name) is None
+            if self._needs_removal(type_url, subscription, name) and self._get(type_url, name) is None
         )
+
+    def _withholds_full_state(self, type_url: str) -> bool:
+        """Return whether a full state would say of a name that it does not exist, before nothing refers to it.
+
+        `_send_removals` sends that state then.
+        """
+        subscription = self._subscriptions[type_url]
+        return subscription.full_state and any(map(subscription.is_untold, self._gone(type_url, subscription)))
 
     def _needs_removal(self, type_url: str, subscription: Subscription, name: str) -> bool:
         """Return whether the absence of a name is said like a removal: once nothing refers to it (rule 25)."""
@@ -425,6 +539,11 @@ class XdsStream:
 def _version(view: ProxyView, type_url: str, name: str) -> str | None:
     resource = view.get(type_url, name)
     return resource.version if resource else None
+
+
+@lru_cache(maxsize=1_000)
+def _no_endpoints(cluster_name: str) -> Resource:
+    return make_resource(ENDPOINT, cluster_name, encode(translate_no_endpoints(cluster_name)))
 
 
 def _too_many_names() -> Close:

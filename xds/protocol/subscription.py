@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -55,6 +55,8 @@ class Subscription:
     """The resources that the client accepted last, by name; only with `full_state`."""
     nacked: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Rejected versions by name. They are not sent again unless the client subscribes to the name again (rule 3)."""
+    unconfirmed: set[str] = field(default_factory=set)
+    """Names in `client_versions` that the client has accepted in no version yet."""
     uncertain: set[str] = field(default_factory=set)
     """Names of which the client may hold another version than `client_versions` says, because of a NACK (rule 8)."""
     unsent_removals: set[str] = field(default_factory=set)
@@ -91,6 +93,15 @@ class Subscription:
         wildcard it learns at once what exists.
         """
         return not self.wildcard and name in self.names and name not in self.client_versions
+
+    def not_held(self, names: frozenset[str]) -> Iterator[str]:
+        """Yield the names that the client is still to be sent, or to accept, before it holds any version of them.
+
+        It costs as much as what is pending. A rejected version that is not sent again is not pending.
+        """
+        for name in names & (self.dirty | self.unconfirmed):
+            if name in self.unconfirmed or self.client_versions.get(name, ABSENT) == ABSENT:
+                yield name
 
     def has_nacked(self, resource: Resource) -> bool:
         return resource.version in self.nacked.get(resource.name, ())
@@ -150,7 +161,7 @@ class Subscription:
         """Forget what the client holds of a name; no removal is sent for it."""
         for table in (self.client_versions, self.acknowledged, self.pending_removals):
             table.pop(name, None)
-        for names in (self.dirty, self.resend, self.uncertain):
+        for names in (self.dirty, self.resend, self.unconfirmed, self.uncertain):
             names.discard(name)
 
     def record_sent(self, nonce: str, response: InFlightResponse) -> None:
@@ -163,6 +174,8 @@ class Subscription:
             self.resend.discard(name)
             self.pending_removals.pop(name, None)
         for name, resource in response.resources.items():
+            if self.client_versions.get(name, ABSENT) == ABSENT:
+                self.unconfirmed.add(name)
             self.client_versions[name] = resource.version
             self.unsent_removals.discard(name)
         for name in response.removed:
@@ -175,6 +188,7 @@ class Subscription:
             return None
         for name, resource in response.resources.items():
             self.uncertain.discard(name)
+            self.unconfirmed.discard(name)
             if name not in self.client_versions:
                 self._mark_uncertain(name)
             elif self.full_state:
@@ -203,6 +217,7 @@ class Subscription:
         at_fault = find_at_fault(response.resources, error)
         for name, resource in response.resources.items():
             unsubscribed = self.client_versions.pop(name, None) is None
+            self.unconfirmed.discard(name)
             self._mark_uncertain(name)
             if name in at_fault and not unsubscribed:
                 self.nacked[name] = (*self.nacked.get(name, ()), resource.version)[-MAX_NACKED_VERSIONS:]

@@ -18,6 +18,7 @@ from model.entities import Rejection, ResourceKey
 from model.identity import Identity
 from model.world import Change, Kind, World
 from xds.protocol.stream import XdsStream
+from xds.snapshot.order import FOLLOWED_BY
 from xds.snapshot.resource import Resource
 from xds.snapshot.rollout import ChangeSet, Rollout, RolloutDiff, advance, build, compare
 from xds.snapshot.snapshot import ProxyView, Snapshot
@@ -50,6 +51,8 @@ class PendingUpdate:
     keys: tuple[str, ...]
     """Keys of the scopes of the view."""
     changed: dict[str, frozenset[str]] | None = field(default_factory=dict)
+    answered: dict[str, set[str]] = field(default_factory=dict)
+    """Names by type URL that the client answered on its other streams, and that this stream has not seen yet."""
     revoked: bool = False
     """True once the proxy was removed, so that its stream must end."""
     stream: XdsStream | None = None
@@ -131,6 +134,14 @@ class Publisher:
     def streams_of(self, proxy_id: UUID) -> Iterable[PendingUpdate]:
         """Return the pending updates of a proxy's streams."""
         return self._by_proxy.get(proxy_id, ())
+
+    def report_answer(self, pending: PendingUpdate, type_url: str, names: Iterable[str]) -> None:
+        """Tell the other streams of a proxy what its client answered on this one, if anything there follows from it."""
+        if type_url in FOLLOWED_BY:
+            for other in self.streams_of(pending.identity.proxy_id):
+                if other is not pending:
+                    other.answered.setdefault(type_url, set()).update(names)
+                    other.event.set()
 
     # -- Worlds
 

@@ -115,6 +115,9 @@ class StreamHandler:
     async def _publish(self) -> None:
         """Pass the pending update to the protocol core; defer it while none of it could be sent, so that updates merge."""
         type_urls, now = self.pending.changed, time.monotonic()
+        answered, self.pending.answered = self.pending.answered, {}
+        for type_url, names in answered.items():
+            await self._perform(self.protocol.accepted_elsewhere(type_url, names, now))
         self._is_deferred = bool(type_urls) and self.protocol.is_blocked(type_urls or ())
         if not self._is_deferred:
             view, changed = self.pending.take()
@@ -156,6 +159,7 @@ class StreamHandler:
 
     def _record_answer(self, answered: Answered) -> None:
         withheld = self._publisher.is_withheld(self.pending, answered.type_url)
+        self._publisher.report_answer(self.pending, answered.type_url, answered.resources)
         identity, view = self.pending.identity, self.pending.view
         self._publisher.add_rejections(self._recorder.record_answer(identity, view, answered, withheld=withheld))
 

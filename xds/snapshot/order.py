@@ -1,6 +1,6 @@
 """Make before break, as tables: the order in which types of resources are sent and removed.
 
-Source: the xDS protocol, "Eventual consistency considerations", and rules 29, 32 and 33.
+Source: the xDS protocol, "Eventual consistency considerations", and rules 29, 32 and 33 of docs/xds-rules.md.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Final
 
 from xds.translate.names import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, SCOPED_ROUTE, SECRET
 
-ADDITIONS: Final[Mapping[str, Sequence[str]]] = {
-    # type: types that the client has to acknowledge before it is sent; types in the order of sending
-    SECRET: (),  # clusters and listeners warm until they have it
-    CLUSTER: (),
-    ENDPOINT: (),  # must not wait for CDS: Envoy withholds that ACK until the clusters are warm, endpoints included
-    EXTENSION: (CLUSTER,),
-    LISTENER: (CLUSTER,),
-    SCOPED_ROUTE: (CLUSTER,),
-    ROUTE: (CLUSTER,),
-}
+ADDITIONS: Final[Sequence[str]] = (SECRET, CLUSTER, ENDPOINT, EXTENSION, LISTENER, SCOPED_ROUTE, ROUTE)
+"""The types in the order of sending. Clusters and listeners warm until they have their secrets."""
+
+AFTER_CLUSTERS: Final = frozenset({EXTENSION, LISTENER, SCOPED_ROUTE, ROUTE})
+"""Types of which a resource waits until the client has the clusters that it names. Endpoints name clusters too, but must not wait
+for them: Envoy withholds the ACK of CDS until the clusters are warm, endpoints included."""
+
+WARMING_S: Final = 90
+"""No cluster of a reconnecting Envoy warms for longer than this many seconds: 15 for its endpoints, then up to 60 for a health
+check (`check_timeout_s`). Until it is warm, Envoy asks for no clusters on a new stream."""
 
 REMOVALS: Final[Mapping[str, Sequence[str]]] = {
     # type: types that may refer to it; it is removed once those have nothing due, in flight, rejected or to remove

@@ -8,6 +8,9 @@ from hashlib import blake2b
 
 from google.protobuf.any_pb2 import Any
 
+from xds.translate.names import CLUSTER
+from xds.translate.references import named_clusters, references
+from xds.translate.resource_ids import ResourceId
 from xds.wire.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
 from xds.wire.discovery_pb2 import Resource as DeltaResource
 
@@ -28,6 +31,17 @@ class Resource:
     def size(self) -> int:
         """The size of name and body in bytes."""
         return len(self.name.encode()) + len(self.body)
+
+    @cached_property
+    def clusters(self) -> frozenset[str]:
+        """The names of the clusters that it refers to."""
+        return named_clusters(self.type_url, self.name, self.body)
+
+    @cached_property
+    def components(self) -> frozenset[ResourceId]:
+        """The resources other than clusters that it refers to: the routes and extensions of a listener."""
+        found = references(self.type_url, self.name, self.body)
+        return frozenset(each for each in found if each.type_url != CLUSTER)
 
     @cached_property
     def delta_part(self) -> bytes:

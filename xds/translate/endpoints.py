@@ -59,6 +59,11 @@ def translate_endpoints(pool: Pool, exits: Iterable[Exit], seen_from: Locality |
     return assignment
 
 
+def translate_no_endpoints(cluster_name: str) -> ClusterLoadAssignment:
+    """Build the endpoints of a cluster that has none."""
+    return ClusterLoadAssignment(cluster_name=cluster_name)
+
+
 def is_offered(exit_: Exit) -> bool:
     """Return whether clients may be sent to an exit (docs/architecture.md#fail-closed)."""
     return exit_.state in SERVING and exit_.endpoint is not None

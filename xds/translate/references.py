@@ -12,6 +12,7 @@ from xds.translate.resource_ids import (
     EXIT_ROUTES,
     EXIT_TARGETS,
     GATEWAY_ROUTES,
+    PARENT_CLUSTER,
     PARENT_ROUTES,
     ResourceId,
 )
@@ -31,6 +32,14 @@ def references(type_url: str, name: str, body: bytes) -> frozenset[ResourceId]:
     elif type_url == names.ROUTE and name == names.EXIT_ROUTES:
         found.add(EXIT_TARGETS)
     return frozenset(found - {ResourceId(type_url, name)})
+
+
+def named_clusters(type_url: str, name: str, body: bytes) -> frozenset[str]:
+    """Return the names of the clusters that a resource refers to, those of a proxy's other scopes included."""
+    found = {each.name for each in references(type_url, name, body) if each.type_url == names.CLUSTER}
+    if ResourceId(type_url, name) == PARENT_ROUTES:
+        found.add(PARENT_CLUSTER.name)  # of one exit alone, while the routes are those of its pool
+    return frozenset(found)
 
 
 def _of_listener(name: str, body: bytes) -> set[ResourceId]:
