@@ -67,6 +67,17 @@ def scene(request, tmp_path_factory) -> Iterator[Scene]:
         yield scene
 
 
+@pytest.fixture(autouse=True)
+def _restored(scene) -> Iterator[None]:
+    """Leave the World as it was, for the tests that follow in any order."""
+    world = scene.server.world
+    yield
+    scene.server.cut_before = None
+    scene.server.change(world=world)
+    eventually(lambda: scene.is_served() and names.pool_cluster(SECOND) not in scene.clusters())
+    scene.wait_until_settled()
+
+
 @pytest.mark.parametrize("cut_before", [names.CLUSTER, names.ENDPOINT])
 def test_stream_cut_before_endpoints_of_changed_cluster(scene, cut_before):
     scene.server.cut_before = cut_before

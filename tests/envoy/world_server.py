@@ -59,10 +59,10 @@ class WorldServer(grpc.GenericRpcHandler):
     def _build_view(self) -> ProxyView:
         return ProxyView([build(scope, self.world).stable for scope in self.scopes(self.proxy, self.world)])
 
-    def change(self, *changes: Change) -> None:
-        """Change the World and publish it. Without changes it publishes what `scopes` gives now."""
+    def change(self, *changes: Change, world: World | None = None) -> None:
+        """Change the World, or an earlier one, and publish it. Without changes it publishes what `scopes` gives now."""
         before = self._view
-        self.world = self.world.changed(self.world.revision + 1, changes)
+        self.world = (world or self.world).changed(self.world.revision + 1, changes)
         self._view, changed = self._build_view(), {}
         for type_url in ADDITIONS:
             versions = [
