@@ -13,13 +13,14 @@ LABS = {
     "test_fail_static": "lasting database",
     "test_restarts": "lasting database",
     "test_clock": "clock",
+    "test_cut_streams": "cut streams",
     "test_database_away": "database away",
     "test_leaks": "leaks",
     "test_parents": "parents",
 }
 """The labs of end-to-end modules that do not use the default one."""
 DEFAULT_LAB = "two in us"
-LONGEST_FIRST = ("lasting database", DEFAULT_LAB, "leaks", "clock", "database away", "parents")
+LONGEST_FIRST = ("lasting database", DEFAULT_LAB, "leaks", "clock", "cut streams", "database away", "parents")
 """The labs by the duration of their tests, so that two processes end at about the same time."""
 
 
