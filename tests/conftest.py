@@ -26,6 +26,7 @@ from sqlalchemy.engine import URL
 from model.database import Database, parse_url
 from model.embedded_postgres import embedded_server, get_server, pg_ctl
 from model.schema_version import upgrade
+from tests.event_loop import GrpcTolerantPolicy
 from tests.processor_time import LIMIT_S, ProcessorTimeLimit
 from tests.scale import at_night
 from tests.scheduling import LabScheduling
@@ -40,6 +41,8 @@ _UNUSED: list[str] = []
 
 # gRPC reads this at its import; otherwise it restarts its threads at every fork, in whatever network namespace (see cli/main.py)
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+asyncio.set_event_loop_policy(GrpcTolerantPolicy())
 
 # the same examples in every run by day, so that results are stable; nightly runs search for new ones
 settings.register_profile("day", deadline=None, derandomize=True)
