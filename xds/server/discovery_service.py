@@ -126,7 +126,7 @@ class DiscoveryService:
             )
         if not self._admission.admit(time.monotonic()):
             return Close("RESOURCE_EXHAUSTED", "too many streams at once: try again in a moment")
-        if variant is Variant.SOTW:  # its first full state deletes what another replica may have sent meanwhile (rule 32)
+        if variant is Variant.SOTW:  # its first full state deletes what only another replica knows (rule 32)
             await self._catch_up()
             if self._closing:
                 return Close("UNAVAILABLE", "the control plane is shutting down")

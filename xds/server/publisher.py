@@ -20,10 +20,10 @@ from model.identity import Identity
 from model.world import Change, Kind, World
 from xds.protocol.sotw import hash_resources
 from xds.protocol.stream import XdsStream
-from xds.server.former_clusters import RemovedClusters, resource_of
+from xds.server.removed_clusters import RemovedClusters
 from xds.snapshot.order import FOLLOWED_BY
 from xds.snapshot.resource import Resource
-from xds.snapshot.rollout import ChangeSet, Rollout, RolloutDiff, advance, build, compare
+from xds.snapshot.rollout import ChangeSet, Rollout, RolloutDiff, advance, build, compare, resource_of
 from xds.snapshot.snapshot import ProxyView, Snapshot
 from xds.translate.affected import affected
 from xds.translate.names import CLUSTER
@@ -169,7 +169,8 @@ class Publisher:
                 if accepted.key.type_url == CLUSTER and view.get(CLUSTER, accepted.key.name) is None:
                     yield resource_of(accepted)
         if not self._in_progress.isdisjoint(keys):
-            given, tried = _clusters_of(view), _clusters_of(ProxyView([self._rollouts[key].canary for key in keys]))
+            rollouts = [self._rollouts[key] for key in keys if key in self._rollouts]
+            given, tried = _clusters_of(view), _clusters_of(ProxyView([each.canary for each in rollouts]))
             if version in (hash_resources(tried.values()), hash_resources((given | tried).values())):
                 yield from (tried[name] for name in tried.keys() - given.keys())
 

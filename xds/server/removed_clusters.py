@@ -1,4 +1,4 @@
-"""Clusters that groups of proxies had until lately. A client that was away may use them (docs/xds-rules.md, rule 32)."""
+"""Clusters that groups of proxies had until lately. A client that was away may use them: docs/xds-rules.md, rule 32."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Final
 
 from model.entities import Accepted, ResourceKey
 from model.world import World
-from xds.snapshot.resource import Resource
 from xds.translate.names import CLUSTER
 
 KEPT_S: Final = 3600
@@ -40,8 +39,3 @@ class RemovedClusters:
         for key, (at, accepted) in self._removed.items():
             if key.group == group and at > now - KEPT_S:
                 yield accepted
-
-
-def resource_of(accepted: Accepted) -> Resource:
-    """Return the accepted version of a resource."""
-    return Resource(accepted.key.type_url, accepted.key.name, accepted.version, accepted.body)
