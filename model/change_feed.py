@@ -86,6 +86,10 @@ class ChangeFeed:
             with suppress(Exception):
                 await _close(connection)
 
+    def wake(self) -> None:
+        """Wake the listener as a NOTIFY does."""
+        self._hint.set()
+
     async def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for a hint for at most `timeout_s` (None: `poll_s`), and return whether one came."""
         try:

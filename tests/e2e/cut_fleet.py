@@ -280,8 +280,7 @@ async def _create_admin(database: Database) -> str:
 async def _open_gateway(stack: AsyncExitStack, site: Site, name: str, way: Way) -> CutGateway:
     proxy_id = await site.save_proxy(name, Role.GATEWAY)
     pair = site.certify(Role.GATEWAY, proxy_id)
-    ports = site.ports[:1] if way.sotw else site.ports  # a replica behind may delete what the client has (rule 32)
-    cutter = await stack.enter_async_context(StreamCutter(site.authority, pair, ports).run())
+    cutter = await stack.enter_async_context(StreamCutter(site.authority, pair, site.ports).run())
     own = site.state_dir(proxy_id, pair)
     if way.relayed:
         enrolment_ = Enrolment(

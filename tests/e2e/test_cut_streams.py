@@ -1,8 +1,8 @@
 """Changes under load while a man in the middle cuts the streams of real Envoys: nothing fails, stalls or gets lost.
 
 Each change is published once. Every gateway's stream is cut after another number of its messages, and reconnects to the other
-replica, with state of the world to the same one. A pass is a run of the same changes with other cut points; PASSES passes cut each gateway's stream at each point of
-each change. The gateways use delta, state of the world, and delta through an agent's relay.
+replica. A pass is a run of the same changes with other cut points; all passes together cut each gateway's stream at each point
+of each change. The gateways use delta, state of the world, and delta through an agent's relay.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ class CutReport:
     """The outcome of a pass."""
 
     problems: list[str] = field(default_factory=list)
-    early_removals: list[str] = field(default_factory=list)
-    """Effects of removed clusters that state of the world deleted before the routes that name them (rule 32)."""
     cuts: Counter[str] = field(default_factory=Counter)
     """Streams cut by kind of gateway and number of messages before."""
     answers: Counter[str] = field(default_factory=Counter)
@@ -71,11 +69,8 @@ class CutPass:
             with suppress(asyncio.CancelledError):
                 await watching
         for gateway, load in zip(gateways, self.loads, strict=True):
-            errors = [f"{gateway.name}: {name} {value}" for name, value in (await gateway.errors()).items()]
-            errors += load.take_failures()
-            early = [text for text in errors if gateway.way.sotw and removes_pool(acts) and is_missing_cluster(text)]
-            self.report.early_removals += early
-            found += [text for text in errors if text not in early]
+            found += [f"{gateway.name}: {name} {value}" for name, value in (await gateway.errors()).items()]
+            found += load.take_failures()
         ways = ", ".join(map(describe, gateways, points))
         self.report.problems += [f"change {number} ({acts}; {ways}): {text}" for text in found]
         self.report.longest_warming_s = max(self.report.longest_warming_s, *watch.longest_s.values())
@@ -115,14 +110,6 @@ def cut_point(position: int, number: int, offset: int) -> int:
     """
     copy, kind = divmod(position, 3)
     return (number + copy + COPIES * offset + 5 * kind) % POINTS + 1
-
-
-def removes_pool(acts: str) -> bool:
-    return "remove_pool" in acts or "replace_pool" in acts
-
-
-def is_missing_cluster(text: str) -> bool:
-    return "no_cluster" in text or "(NC)" in text
 
 
 def describe(gateway: CutGateway, point: int) -> str:

@@ -136,6 +136,8 @@ class StreamClient:
     answers: list[Answered] = field(default_factory=list)
     """The client's ACKs and NACKs as the server reported them."""
     closed: Close | None = None
+    former: dict[str, str] = field(default_factory=dict)
+    """Contents of the clusters that the server knows to have been removed, by name."""
     _asked: set[str] = field(default_factory=set)
     """Types that this stream has requested."""
 
@@ -144,7 +146,12 @@ class StreamClient:
 
     def _open(self) -> XdsStream:
         view = view_of(self.tables, self.revision)
-        return XdsStream(self.variant, IDENTITY, view, only=self.only, removal_grace_s=self.grace_s)
+        grace_s, former = self.grace_s, self._former_clusters
+        return XdsStream(self.variant, IDENTITY, view, only=self.only, removal_grace_s=grace_s, former_clusters=former)
+
+    def _former_clusters(self, view: ProxyView, _: str) -> list[Resource]:
+        gone = self.former.keys() - view.names(CLUSTER)
+        return [resource_of(CLUSTER, name, self.former[name]) for name in sorted(gone)]
 
     # -- actions of the client --
 

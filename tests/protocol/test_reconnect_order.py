@@ -283,6 +283,101 @@ def test_warming_client_loses_endpoints_and_then_its_cluster(variant):
     assert NEW not in client.held[CLUSTER]
 
 
+# -- clusters that a first full state must not delete ------------------------------------------------------------------
+
+
+def returned(former, *, held=AFTER, tables=BEFORE):
+    """Return a client of state of the world on a new stream, and its first full state of clusters.
+
+    While it was away, `held` became `tables`; the server remembers the clusters in `former`.
+    """
+    client = connected(SOTW, held, grace_s=5)
+    client.tables = tables
+    client = client.reconnect()
+    client.former = former
+    (clusters,) = client.subscribe(CLUSTER)
+    return client, clusters
+
+
+def subscribed(client, clusters):
+    """Let the client ask for all other types as Envoy does, and accept everything. Return all responses."""
+    sent = [clusters]
+    for type_url, names in ((ENDPOINT, (OLD, NEW)), (LISTENER, ()), (ROUTE, ("r",))):
+        sent += client.subscribe(type_url, *names)
+    return client.settle(sent)
+
+
+def test_first_full_state_repeats_removed_cluster_until_routes_left_it():
+    client, clusters = returned({NEW: "1"})
+    assert clusters.contents == AFTER[CLUSTER]
+    sent = subscribed(client, clusters)
+    assert types_of(sent).count(CLUSTER) == 1
+    assert client.held[ROUTE] == BEFORE[ROUTE]
+    (removal,) = client.wait(5)
+    assert removal.contents == BEFORE[CLUSTER]
+    assert client.ack(removal) == client.wait(3600) == []
+
+
+def test_removed_cluster_stays_while_routes_are_not_accepted():
+    client, clusters = returned({NEW: "1"})
+    sent = client.ack(clusters) + client.subscribe(ENDPOINT, OLD, NEW) + client.subscribe(LISTENER)
+    client.settle(sent)
+    (routes,) = client.subscribe(ROUTE, "r")
+    assert client.wait(60) == []
+    client.ack(routes)
+    assert types_of(client.wait(5)) == [CLUSTER]
+
+
+def test_repeated_cluster_has_empty_endpoints():
+    client, clusters = returned({NEW: "2"})
+    sent = subscribed(client, clusters)
+    emptied = [each for each in sent if each.type_url == ENDPOINT and is_empty(each, NEW)]
+    assert emptied, "a cluster in another version than the client has warms until they arrive"
+
+
+def test_repeated_cluster_is_followed_by_endpoints_of_warming_client():
+    client, _ = warming(SOTW, {**BEFORE, CLUSTER: {OLD: "2"}})
+    client.former = {NEW: "2"}
+    clusters, endpoints = client.subscribe(CLUSTER)
+    assert types_of([clusters, endpoints]) == [CLUSTER, ENDPOINT]
+    assert is_empty(endpoints, NEW)
+
+
+def test_repeated_cluster_that_exists_again_is_sent_in_its_new_version():
+    client, clusters = returned({NEW: "1"})
+    subscribed(client, clusters)
+    sent = client.settle(client.publish({**AFTER, CLUSTER: {OLD: "1", NEW: "3"}}))
+    assert [each.contents for each in sent if each.type_url == CLUSTER] == [{OLD: "1", NEW: "3"}]
+    assert client.wait(3600) == []
+
+
+def test_rejected_full_state_repeats_removed_cluster_again():
+    client, clusters = returned({NEW: "1"}, tables={**BEFORE, CLUSTER: {OLD: "2"}})
+    sent = client.nack(clusters, OLD)
+    assert all(not client.removes(each, NEW) for each in sent if each.type_url == CLUSTER)
+
+
+def test_version_of_current_full_state_repeats_no_cluster():
+    client = connected(SOTW, BEFORE).reconnect()
+    client.former = {NEW: "1"}
+    assert client.subscribe(CLUSTER) == []
+
+
+def test_client_without_version_is_sent_no_removed_cluster():
+    client = StreamClient(SOTW, BEFORE, former={NEW: "1"})
+    (clusters,) = client.subscribe(CLUSTER)
+    assert clusters.contents == BEFORE[CLUSTER]
+
+
+def test_delta_client_is_sent_no_removed_cluster():
+    client = connected(DELTA, {**BEFORE, CLUSTER: {OLD: "0"}})
+    client.tables = BEFORE
+    client = client.reconnect()
+    client.former = {NEW: "1"}
+    (clusters,) = client.subscribe(CLUSTER)
+    assert clusters.contents == BEFORE[CLUSTER]
+
+
 # -- endpoints that are owed -------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from unittest.mock import AsyncMock
 from uuid import UUID
 
 import grpc
@@ -305,7 +306,7 @@ class StubStreamContext:
 
 @pytest.mark.parametrize("method", ["StreamAggregatedResources", "DeltaAggregatedResources"], ids=["sotw", "delta"])
 async def test_rule_09_stream_is_refused_until_world_is_loaded(method):
-    service = DiscoveryService(SimpleNamespace(), Publisher(), SimpleNamespace(), Limits())
+    service = DiscoveryService(SimpleNamespace(), Publisher(), SimpleNamespace(), Limits(), AsyncMock())
     for handlers in service.handlers():
         call = SimpleNamespace(
             method=f"/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}",

@@ -6,7 +6,7 @@ docs/xds-rules.md by number.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from functools import lru_cache
@@ -36,6 +36,10 @@ from xds.translate.names import CLUSTER, ENDPOINT, LISTENER
 
 MAX_NODE_BYTES = 1024 * 1024
 """The largest node that is accepted. Envoy's own has some KiB, most of it the list of its extensions."""
+
+
+FormerClusters: TypeAlias = Callable[[ProxyView, str], Iterable[Resource]]
+"""Returns the clusters that a view lacks, but that a client may hold that states this version of an earlier full state."""
 
 
 class Send(NamedTuple):
@@ -109,6 +113,7 @@ class XdsStream:
         *,
         only: str | None = None,
         removal_grace_s: float = 0,
+        former_clusters: FormerClusters = lambda _view, _version: (),
     ) -> None:
         self.variant = variant
         self.identity = identity
@@ -116,6 +121,7 @@ class XdsStream:
         self._view = view
         self._only = only
         self._grace_s = removal_grace_s
+        self._former_clusters = former_clusters
         self._subscriptions: dict[str, Subscription] = {}
         self._followers_due: dict[str, set[str]] = {}
         """Names by type URL to send again because a resource that uses them was sent (rule 33)."""
@@ -269,6 +275,10 @@ class XdsStream:
         expected = self._expects_clusters
         self._began_at = now if self._began_at is None else self._began_at
         self._resumed |= bool(request.version or request.initial_versions)
+        if self.variant is Variant.SOTW and request.type_url == CLUSTER and request.version:
+            clusters = self._subscriptions[CLUSTER]
+            if clusters.wildcard and clusters.response_due:  # of another version than the current full state (rule 14)
+                clusters.add_former(self._former_clusters(self._view, request.version))
         self._expect_clusters(now)
         endpoints = self._subscriptions.get(ENDPOINT)
         if self._expects_clusters and endpoints and (request.type_url == ENDPOINT or not expected):

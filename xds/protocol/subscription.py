@@ -126,6 +126,13 @@ class Subscription:
             self.nacked.pop(name, None)
             self.mark_resend([name])
 
+    def add_former(self, resources: Iterable[Resource]) -> None:
+        """Add resources that no longer exist, but that the client may hold: full states repeat them until they are removed."""
+        for resource in resources:
+            self.acknowledged[resource.name] = resource
+            self.uncertain.add(resource.name)
+            self.dirty.add(resource.name)
+
     def remove_names(self, names: Iterable[str]) -> None:
         """Unsubscribe from names. Under a wildcard the client keeps what matches it, and is sent it (rule 24)."""
         for name in names:

@@ -55,11 +55,20 @@ log = structlog.get_logger()
 class DiscoveryService:
     """Serves the streams of one replica until `shut_down` ends them."""
 
-    def __init__(self, database: Database, publisher: Publisher, recorder: AckRecorder, limits: Limits) -> None:
+    def __init__(
+        self,
+        database: Database,
+        publisher: Publisher,
+        recorder: AckRecorder,
+        limits: Limits,
+        catch_up: Callable[[], Awaitable[None]],
+    ) -> None:
         self._database = database
         self._publisher = publisher
         self._recorder = recorder
         self._limits = limits
+        self._catch_up = catch_up
+        """Waits until everything that was committed is published."""
         self._admission = Admission(limits.admissions_per_s, limits.admissions_burst, limits.penalty_s)
         self._age = ConnectionAge(limits.connection_age_s)
         self._streams: set[StreamHandler] = set()
@@ -117,10 +126,21 @@ class DiscoveryService:
             )
         if not self._admission.admit(time.monotonic()):
             return Close("RESOURCE_EXHAUSTED", "too many streams at once: try again in a moment")
+        if variant is Variant.SOTW:  # its first full state deletes what only another replica knows (rule 32)
+            await self._catch_up()
+            if self._closing:
+                return Close("UNAVAILABLE", "the control plane is shutting down")
         pending = self._publisher.open(identity)
         if pending is None:
             return await self._explain_unknown(identity)
-        protocol = XdsStream(variant, identity, pending.view, only=only, removal_grace_s=self._limits.removal_grace_s)
+        protocol = XdsStream(
+            variant,
+            identity,
+            pending.view,
+            only=only,
+            removal_grace_s=self._limits.removal_grace_s,
+            former_clusters=self._publisher.former_clusters,
+        )
         stream = StreamHandler(protocol, pending, context, self._publisher, self._recorder)
         age_timer = self._start_age_timer(stream)
         self._streams.add(stream)

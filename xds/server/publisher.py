@@ -6,8 +6,9 @@ Each stream has one pending update, not a queue: what changes while the stream i
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
@@ -17,12 +18,15 @@ import structlog
 from model.entities import Rejection, ResourceKey
 from model.identity import Identity
 from model.world import Change, Kind, World
+from xds.protocol.sotw import hash_resources
 from xds.protocol.stream import XdsStream
+from xds.server.removed_clusters import RemovedClusters
 from xds.snapshot.order import FOLLOWED_BY
 from xds.snapshot.resource import Resource
-from xds.snapshot.rollout import ChangeSet, Rollout, RolloutDiff, advance, build, compare
+from xds.snapshot.rollout import ChangeSet, Rollout, RolloutDiff, advance, build, compare, resource_of
 from xds.snapshot.snapshot import ProxyView, Snapshot
 from xds.translate.affected import affected
+from xds.translate.names import CLUSTER
 from xds.translate.resource_ids import ResourceId
 from xds.translate.scopes import Scope, scopes_of
 
@@ -87,11 +91,19 @@ class Publisher:
     a change-set to try or to release.
     """
 
-    def __init__(self, observer: PublicationObserver | None = None, *, canaries: bool = True) -> None:
+    def __init__(
+        self,
+        observer: PublicationObserver | None = None,
+        *,
+        canaries: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.world: World | None = None
         self.rollout_due = asyncio.Event()
         self._observer = observer
         self._canaries_enabled = canaries
+        self._clock = clock
+        self._removed_clusters = RemovedClusters()
         self._rollouts: dict[str, Rollout] = {}
         self._in_progress: set[str] = set()
         """Keys of the rollouts that have change-sets."""
@@ -143,6 +155,25 @@ class Publisher:
                     other.answered.setdefault(type_url, set()).update(names)
                     other.event.set()
 
+    def former_clusters(self, view: ProxyView, version: str) -> Iterator[Resource]:
+        """Yield the clusters that a view lacks, but that a client may hold that states this version of an earlier full state.
+
+        These are clusters that its groups accept, or accepted lately. Clusters that canaries try now are among them only if
+        the version is a canary's: no other proxy may get them.
+        """
+        assert self.world is not None
+        keys = [snapshot.scope.key for snapshot in view.snapshots]
+        for key in keys:
+            current = (self.world.accepted[each] for each in self.world.accepted_of.get(key, ()))
+            for accepted in (*self._removed_clusters.of(key, self._clock()), *current):
+                if accepted.key.type_url == CLUSTER and view.get(CLUSTER, accepted.key.name) is None:
+                    yield resource_of(accepted)
+        if not self._in_progress.isdisjoint(keys):
+            rollouts = [self._rollouts[key] for key in keys if key in self._rollouts]
+            given, tried = _clusters_of(view), _clusters_of(ProxyView([each.canary for each in rollouts]))
+            if version in (hash_resources(tried.values()), hash_resources((given | tried).values())):
+                yield from (tried[name] for name in tried.keys() - given.keys())
+
     # -- Worlds
 
     def start(self, world: World) -> None:
@@ -150,6 +181,8 @@ class Publisher:
         if self.world is not None and world.revision < self.world.revision:
             log.error("xds.older_revision_ignored", known=self.world.revision, loaded=world.revision)
             return
+        if self.world is not None:
+            self._removed_clusters.record(self.world, world, self.world.accepted, self._clock())
         self.world = world
         self._local_rejections = {each for each in self._local_rejections if each not in world.rejections}
         for key, rollout in [*self._rollouts.items()]:
@@ -165,6 +198,8 @@ class Publisher:
         old, self.world = self.world, world
         assert old is not None
         changes = tuple(changes)
+        accepted = (change.key for change in changes if isinstance(change.key, ResourceKey))
+        self._removed_clusters.record(old, world, accepted, self._clock())
         moved: set[UUID] = set()
         for change in changes:
             if isinstance(change.value, Rejection):
@@ -388,6 +423,10 @@ class Publisher:
                 self._rollouts.pop(key, None)
                 self._canaries.pop(key, None)
                 self._in_progress.discard(key)
+
+
+def _clusters_of(view: ProxyView) -> dict[str, Resource]:
+    return {name: cluster for name in view.names(CLUSTER) if (cluster := view.get(CLUSTER, name))}
 
 
 def _by_type(resource_ids: Iterable[ResourceId]) -> Mapping[str, frozenset[str]]:

@@ -24,7 +24,7 @@ from xds.server.envoy_validator import EnvoyValidator
 from xds.server.publisher import Publisher
 from xds.server.recorder import AckRecorder
 from xds.server.rollout_controller import CanaryPolicy, RolloutController
-from xds.server.world_watcher import Debounce, watch_world
+from xds.server.world_watcher import Debounce, WorldWatcher
 
 SHUTDOWN_S: Final = 3.0
 _LIMITS, _DEBOUNCE, _CANARY = Limits(), Debounce(), CanaryPolicy()
@@ -82,14 +82,15 @@ async def run_server(
     validator = EnvoyValidator(envoy, authority, publisher) if envoy else None
     controller = RolloutController(publisher, database, replica, canary, clock, validator)
     config_dump = ConfigDumpResponder(database, publisher, recorder)
-    service = DiscoveryService(database, publisher, recorder, limits)
+    watcher = WorldWatcher(database, feed, publisher, debounce)
+    service = DiscoveryService(database, publisher, recorder, limits, watcher.catch_up)
     server = grpc.aio.server(options=[*_OPTIONS, *ConnectionAge(limits.connection_age_s).options])
     server.add_generic_rpc_handlers(service.handlers())
     ports = [_bind(server, address, authority, clock()) for address in addresses]
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(feed.run(), name="xds.change_feed"),
-            tasks.create_task(watch_world(database, feed, publisher, debounce), name="xds.world_watcher"),
+            tasks.create_task(watcher.run(), name="xds.world_watcher"),
             tasks.create_task(recorder.run(), name="xds.recorder"),
             tasks.create_task(controller.run(), name="xds.rollout_controller"),
             tasks.create_task(config_dump.run(), name="xds.config_dump"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -14,6 +15,8 @@ from xds.server.publisher import Publisher
 
 log = structlog.get_logger()
 _RETRY_S = 0.5
+_CATCH_UP_S = 2.0
+"""The longest wait of a new stream for PostgreSQL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +41,60 @@ class Debounce:
                 return
 
 
-async def watch_world(database: Database, feed: ChangeFeed, publisher: Publisher, debounce: Debounce) -> None:
-    """Load the World, then publish each newer revision, until cancelled."""
-    reachable = True
-    while True:
-        try:
-            await _catch_up(database, publisher)
-        except DatabaseUnreachable as error:
-            if reachable:
-                log.warning("xds.database_unreachable", reason=error.message)
-            reachable = False
-            await asyncio.sleep(_RETRY_S)
-            continue
-        if not reachable:
-            log.info("xds.database_reachable")
-            reachable = True
-        published_at = asyncio.get_running_loop().time()
-        if await feed.wait():
-            await debounce.wait_for_quiet(feed, published_at)
+class WorldWatcher:
+    """Loads the World and publishes each newer revision. `run` is its task."""
 
+    def __init__(self, database: Database, feed: ChangeFeed, publisher: Publisher, debounce: Debounce) -> None:
+        self._database = database
+        self._feed = feed
+        self._publisher = publisher
+        self._debounce = debounce
+        self._reachable = True
+        self._next_read = asyncio.Event()
+        """Set at the end of the next read."""
 
-async def _catch_up(database: Database, publisher: Publisher) -> None:
-    world = publisher.world
-    caught_up = await worlds.catch_up(database, world) if world is not None else None
-    if caught_up is None:
-        loaded = await worlds.load(database)
-        log.info("xds.world_loaded", revision=loaded.revision, exits=len(loaded.exits), gap=world is not None)
-        publisher.start(loaded)
-        return
-    newer, changes = caught_up
-    if changes:
-        publisher.publish(newer, changes)
+    async def run(self) -> None:
+        """Load the World, then publish each newer revision, until cancelled."""
+        while True:
+            ended, self._next_read = self._next_read, asyncio.Event()
+            try:
+                await self._catch_up()
+            except DatabaseUnreachable as error:
+                if self._reachable:
+                    log.warning("xds.database_unreachable", reason=error.message)
+                self._reachable = False
+                await asyncio.sleep(_RETRY_S)
+                continue
+            finally:
+                ended.set()
+            if not self._reachable:
+                log.info("xds.database_reachable")
+                self._reachable = True
+            published_at = asyncio.get_running_loop().time()
+            if await self._feed.wait():
+                await self._debounce.wait_for_quiet(self._feed, published_at)
+
+    async def catch_up(self) -> None:
+        """Wait until everything that was committed before this call is published; not if PostgreSQL does not answer.
+
+        All that wait at the same time share one read.
+        """
+        if not self._reachable:
+            return
+        ended = self._next_read
+        self._feed.wake()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CATCH_UP_S):
+                await ended.wait()
+
+    async def _catch_up(self) -> None:
+        world = self._publisher.world
+        caught_up = await worlds.catch_up(self._database, world) if world is not None else None
+        if caught_up is None:
+            loaded = await worlds.load(self._database)
+            log.info("xds.world_loaded", revision=loaded.revision, exits=len(loaded.exits), gap=world is not None)
+            self._publisher.start(loaded)
+            return
+        newer, changes = caught_up
+        if changes:
+            self._publisher.publish(newer, changes)

@@ -20,7 +20,7 @@ from functools import cached_property
 from hashlib import blake2b
 from typing import Final
 
-from model.entities import ResourceKey
+from model.entities import Accepted, ResourceKey
 from model.world import World
 from xds.snapshot import snapshot as snapshots
 from xds.snapshot.order import ROLLED_OUT
@@ -149,6 +149,11 @@ def compare(old: Rollout, new: Rollout) -> RolloutDiff:
         snapshots.differences(old.canary, new.canary),
         snapshots.differences(old.wanted, new.wanted),
     )
+
+
+def resource_of(accepted: Accepted) -> Resource:
+    """Return an accepted resource as it is served."""
+    return Resource(accepted.key.type_url, accepted.key.name, accepted.version, accepted.body)
 
 
 def _plan(wanted: Snapshot, world: World, pending: set[ResourceId], *, canaries: bool) -> Rollout:
@@ -288,7 +293,7 @@ def _fall_back(wanted: Snapshot, world: World, change_sets: Iterable[ChangeSet])
 
 def _accepted(world: World, scope: Scope, each: ResourceId) -> Resource | None:
     accepted = world.accepted.get(_key(scope, each))
-    return Resource(each.type_url, each.name, accepted.version, accepted.body) if accepted else None
+    return resource_of(accepted) if accepted else None
 
 
 def _differs(wanted: Snapshot, world: World, each: ResourceId) -> bool:
