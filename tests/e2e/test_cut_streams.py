@@ -121,7 +121,7 @@ def describe(gateway: CutGateway, point: int) -> str:
 @pytest.mark.timeout(600)
 async def test_cut_streams_fail_nothing_and_converge(tmp_path, database, record_property):
     report = await play(tmp_path, database, SAMPLE_CHANGES, copies=1, offset=0, stop=True)
-    record_property("figures", vars(report))
+    record_property("figures", str(report))
     assert report.problems == []
     assert sum(report.cuts.values()) > SAMPLE_CHANGES
 
@@ -131,5 +131,5 @@ async def test_cut_streams_fail_nothing_and_converge(tmp_path, database, record_
 @pytest.mark.parametrize("offset", range(POINTS // COPIES))
 async def test_streams_cut_at_every_message_fail_nothing(tmp_path, database, record_property, offset):
     report = await play(tmp_path, database, CHANGES, copies=COPIES, offset=offset)
-    record_property("figures", vars(report))
+    record_property("figures", str(report))
     assert report.problems == []
