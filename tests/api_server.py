@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 import uvicorn
 from argon2 import PasswordHasher
 
@@ -21,7 +22,7 @@ from api.runtime.passwords import Argon2Hasher
 from api.runtime.pending_orders import PendingOrders
 from api.runtime.tokens import digest_of, new_key
 from client import Client
-from model.authority import CertificateAuthority
+from model.authority import CertificateAuthority, create_authority
 from model.database import Database
 from model.repositories import operators
 from model.tables import ApiKeyRow, OperatorRow
@@ -79,3 +80,22 @@ async def run_api(
     app = create_app(context)
     async with serving(app, until) as url:
         yield ApiInstance(url, key, app)
+
+
+@pytest.fixture(scope="session")
+def authority() -> CertificateAuthority:
+    return create_authority(datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.fixture
+async def plane(
+    authority: CertificateAuthority, database: Database, clock: Clock, until: Callable[..., Any]
+) -> AsyncIterator[ApiInstance]:
+    async with run_api(authority, database, clock, until) as instance:
+        yield instance
+
+
+@pytest.fixture
+async def api(plane: ApiInstance) -> AsyncIterator[Client]:
+    async with plane.client() as client:
+        yield client

@@ -18,7 +18,7 @@ import structlog
 
 from agent.envoy.admin import AdminUnreachable
 from agent.envoy.supervisor import EnvoySupervisor
-from agent.net.ss import ss
+from agent.net.ss import find_of_process, reset, ss
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ _LAST_RECEIVED: Final = re.compile(r"\blastrcv:(\d+)")
 async def end_unanswered_requests(
     supervisor: EnvoySupervisor, *, period_s: float = PERIOD_S, silent_s: float = SILENT_S
 ) -> None:
-    """Reset the gateway's connections to silent exits on which something was sent and not answered. Runs until cancelled.
+    """Reset Envoy's connections to silent exits on which something was sent and not answered. Runs until cancelled.
 
     An exit that answers its checks, though with a failure, keeps its open tunnels. Without `CAP_NET_ADMIN` or `ss` it has no effect.
     """
@@ -45,24 +45,26 @@ async def end_unanswered_requests(
             now_s = time.monotonic()
             began_s = {each: began_s.get(each, now_s) for each in silent}
             for exit_, since_s in began_s.items():
-                if now_s - since_s >= silent_s:
-                    await _reset_waiting(exit_, silent_s)
+                if now_s - since_s >= silent_s and supervisor.pid is not None:
+                    await _reset_waiting(exit_, supervisor.pid, silent_s)
 
 
-async def _reset_waiting(exit_: str, silent_s: float) -> None:
+async def _reset_waiting(exit_: str, pid: int, silent_s: float) -> None:
     host, _, port = exit_.rpartition(":")
-    for local, peer in find_waiting(await ss("-i", "-O", "dst", host, "dport", "=", f":{port}"), silent_s):
+    for local, peer in find_waiting(await ss("-i", "-p", "-O", "dst", host, "dport", "=", f":{port}"), pid, silent_s):
         log.warning("exit.request_unanswered", exit=exit_, connection=local)
-        await ss("-K", "src", local, "dst", peer)
+        await reset(local, peer)
 
 
-def find_waiting(listing: str, silent_s: float) -> Iterator[tuple[str, str]]:
-    """Yield local and peer address of each connection whose last bytes were sent, and not answered for as long, from `ss -tniO`."""
-    for line in listing.splitlines():
-        columns = line.split()
+def find_waiting(listing: str, pid: int, silent_s: float) -> Iterator[tuple[str, str]]:
+    """Yield local and peer address of each connection of a process whose last bytes were sent, and not answered for as long.
+
+    `listing` is the output of `ss -tnipO`. Other gateways on the host may have connections to the same exit.
+    """
+    for local, peer, line in find_of_process(listing, pid):
         sent_ms, received_ms = (_read_ms(each, line) for each in (_LAST_SENT, _LAST_RECEIVED))
-        if len(columns) > 4 and received_ms >= silent_s * 1000 and sent_ms < received_ms:
-            yield columns[2], columns[3]
+        if received_ms >= silent_s * 1000 and sent_ms < received_ms:
+            yield local, peer
 
 
 def _read_ms(field: re.Pattern[str], line: str) -> int:

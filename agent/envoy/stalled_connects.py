@@ -6,7 +6,6 @@ Envoy has no timeout for them: a CONNECT is complete when its tunnel ends, and t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -14,13 +13,12 @@ import structlog
 
 from agent.config.status import HealthState, StatusBoard, wait
 from agent.envoy.supervisor import EnvoySupervisor
-from agent.net.ss import ss
+from agent.net.ss import find_of_process, reset, ss
 from model.endpoint import Endpoint
 
 log = structlog.get_logger()
 
 PERIOD_S: Final = 1.0
-_PID: Final = re.compile(r"pid=(\d+)")
 _RECEIVED: Final = "bytes_received:"
 """The field that `ss` shows for connections with received bytes."""
 
@@ -41,13 +39,12 @@ async def end_stalled_connects(parent: Endpoint, board: StatusBoard, supervisor:
                 await ss("-i", "-p", "-O", "dport", "=", f":{parent.port}"), supervisor.pid
             ):
                 log.warning("parent.connect_stalled", parent=str(parent), connection=local)
-                await ss("-K", "src", local, "dst", peer)
+                await reset(local, peer)
         await wait(changed, PERIOD_S)
 
 
 def find_stalled(listing: str, pid: int) -> Iterator[tuple[str, str]]:
     """Yield local and peer address of each connection of a process without received bytes, from `ss -tnipO state established`."""
-    for line in listing.splitlines():
-        columns = line.split()
-        if len(columns) > 4 and _RECEIVED not in line and str(pid) in _PID.findall(line):
-            yield columns[2], columns[3]
+    for local, peer, line in find_of_process(listing, pid):
+        if _RECEIVED not in line:
+            yield local, peer

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import structlog
@@ -10,6 +12,7 @@ import structlog
 log = structlog.get_logger()
 
 _SS_WITHIN_S: Final = 5.0
+_PID: Final = re.compile(r"pid=(\d+)")
 
 
 async def ss(*arguments: str) -> str:
@@ -32,3 +35,16 @@ async def ss(*arguments: str) -> str:
             process.kill()
             await process.wait()
     return stdout.decode(errors="replace")
+
+
+def find_of_process(listing: str, pid: int) -> Iterator[tuple[str, str, str]]:
+    """Yield local and peer address of each connection of a process, and its whole line, from `ss -tnipO state established`."""
+    for line in listing.splitlines():
+        columns = line.split()
+        if len(columns) > 4 and str(pid) in _PID.findall(line):
+            yield columns[2], columns[3], line
+
+
+async def reset(local: str, peer: str) -> None:
+    """Reset a connection. Without `CAP_NET_ADMIN` it has no effect."""
+    await ss("-K", "src", local, "dst", peer)

@@ -15,18 +15,19 @@ from agent.envoy.silent_exits import end_unanswered_requests, find_waiting
 from tests.tasks import running
 
 LISTING = """
-0 0 10.0.0.2:41000 10.0.0.3:8443 cubic bytes_sent:99 lastsnd:11000 lastrcv:12000 lastack:11000
-0 0 10.0.0.2:41001 10.0.0.3:8443 cubic bytes_sent:99 lastsnd:12000 lastrcv:11000 lastack:11000
-0 0 10.0.0.2:41002 10.0.0.3:8443 cubic bytes_sent:99 lastsnd:2000 lastrcv:9999 lastack:11000
-0 0 [fd00::2]:41003 [fd00::3]:8443 cubic bytes_sent:99 lastrcv:12000 lastack:11000
-0 0 10.0.0.2:41004 10.0.0.3:8443 cubic bytes_sent:99 lastsnd:12000 lastack:11000
+0 0 10.0.0.2:41000 10.0.0.3:8443 users:(("envoy",pid=7,fd=20)) cubic bytes_sent:99 lastsnd:11000 lastrcv:12000 lastack:11000
+0 0 10.0.0.2:41001 10.0.0.3:8443 users:(("envoy",pid=7,fd=20)) cubic bytes_sent:99 lastsnd:12000 lastrcv:11000 lastack:11000
+0 0 10.0.0.2:41002 10.0.0.3:8443 users:(("envoy",pid=7,fd=20)) cubic bytes_sent:99 lastsnd:2000 lastrcv:9999 lastack:11000
+0 0 [fd00::2]:41003 [fd00::3]:8443 users:(("envoy",pid=7,fd=20)) cubic bytes_sent:99 lastrcv:12000 lastack:11000
+0 0 10.0.0.2:41004 10.0.0.3:8443 users:(("envoy",pid=7,fd=20)) cubic bytes_sent:99 lastsnd:12000 lastack:11000
 0 0 10.0.0.2:41005 10.0.0.3:8443
+0 0 10.0.0.2:41006 10.0.0.3:8443 users:(("envoy",pid=77,fd=20)) cubic bytes_sent:99 lastsnd:11000 lastrcv:12000
 """
 
 
 def test_find_waiting_returns_connections_that_wait_for_an_answer():
-    """The others were answered, sent their last bytes too recently, or receive at this moment."""
-    assert list(find_waiting(LISTING, 10)) == [
+    """The others were answered, sent their last bytes too recently, receive at this moment, or are another process's."""
+    assert list(find_waiting(LISTING, 7, 10)) == [
         ("10.0.0.2:41000", "10.0.0.3:8443"),
         ("[fd00::2]:41003", "[fd00::3]:8443"),
     ]
@@ -96,7 +97,9 @@ async def test_silent_exit_resets_waiting_connections_only(exit_, until):
             await asyncio.sleep(0.01)
             theirs.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
     (answered, *_), (waiting, *_) = open_
-    async with running(end_unanswered_requests(SimpleNamespace(admin=Listed()), period_s=0.01, silent_s=0.05)):
+    async with running(
+        end_unanswered_requests(SimpleNamespace(admin=Listed(), pid=os.getpid()), period_s=0.01, silent_s=0.05)
+    ):
         await until(lambda: len(polls) > 5)
         assert not is_reset(waiting)
         silent.add(address)

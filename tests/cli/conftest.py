@@ -7,20 +7,18 @@ import functools
 import io
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
 from cli.main import main
-from client import Client
-from model.authority import create_authority
-from model.database import Database
-from tests.api_server import ApiInstance, run_api
+from tests.api_server import ApiInstance, api, authority, plane
+
+__all__ = ["api", "authority", "plane"]
 
 
 @dataclass(frozen=True)
@@ -28,23 +26,6 @@ class CommandResult:
     status: int
     out: str
     err: str
-
-
-@pytest.fixture(scope="session")
-def authority():
-    return create_authority(datetime(2026, 1, 1, tzinfo=UTC))
-
-
-@pytest.fixture
-async def plane(authority, database: Database, clock, until) -> AsyncIterator[ApiInstance]:
-    async with run_api(authority, database, clock, until) as instance:
-        yield instance
-
-
-@pytest.fixture
-async def api(plane: ApiInstance) -> AsyncIterator[Client]:
-    async with plane.client() as client:
-        yield client
 
 
 class _Input(io.TextIOWrapper):

@@ -209,7 +209,8 @@ def agent_of(hops: TwoHops) -> Iterator[None]:
 
     async def run() -> None:
         async with aiohttp.ClientSession() as session:
-            envoy = SimpleNamespace(admin=Admin(session, f"127.0.0.1:{hops.gateway.process.admin_port}"))
+            process = hops.gateway.process
+            envoy = SimpleNamespace(admin=Admin(session, f"127.0.0.1:{process.admin_port}"), pid=process.pid)
             await end_unanswered_requests(envoy, period_s=0.05, silent_s=0.5)
 
     task = loop.create_task(run())

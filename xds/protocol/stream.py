@@ -528,7 +528,9 @@ class XdsStream:
         `_send_removals` sends that state then.
         """
         subscription = self._subscriptions[type_url]
-        return subscription.full_state and any(map(subscription.is_untold, self._gone(type_url, subscription)))
+        if subscription.wildcard or not subscription.full_state:
+            return False
+        return any(map(subscription.is_untold, self._gone(type_url, subscription)))
 
     def _needs_removal(self, type_url: str, subscription: Subscription, name: str) -> bool:
         """Return whether the absence of a name is said like a removal: once nothing refers to it (rule 25)."""

@@ -99,7 +99,7 @@ class Subscription:
 
         It costs as much as what is pending. A rejected version that is not sent again is not pending.
         """
-        for name in names & (self.dirty | self.unconfirmed):
+        for name in (names & self.dirty) | (names & self.unconfirmed):
             if name in self.unconfirmed or self.client_versions.get(name, ABSENT) == ABSENT:
                 yield name
 
