@@ -92,6 +92,10 @@ class Plane:
         """Return whether the last heartbeat has these fields."""
         return bool(self.beats) and fields.items() <= self.beats[-1].items()
 
+    def order_results(self) -> dict[str, dict[str, Any]]:
+        """Return the results of orders by id. Each is in one heartbeat only, which need not be the last one."""
+        return {result["id"]: result for beat in self.beats for result in beat.get("order_results", ())}
+
     async def start(self) -> None:
         app = web.Application()
         app.router.add_post("/api/v1/{kind}/register", self._enrol)

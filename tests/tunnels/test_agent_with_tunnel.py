@@ -64,21 +64,21 @@ async def test_rotate_order_takes_server_in_right_country_without_outage(
         observation = plane.beats[-1].get("observation") if plane.beats else None
         return bool(observation) and observation["country"] == country
 
-    def settled():
-        return {each["id"][-1]: each for beat in plane.beats for each in beat.get("order_results", ())}
+    def results():
+        return {id_[-1]: result for id_, result in plane.order_results().items()}
 
     await until(lambda: plane.said(tunnel="up", envoy="up") and seen_in("us"))
     first, begun = state(tmp_path, "envoy.json")["pid"], len(plane.beats)
 
     plane.to_beats = answer_with(1, "us")
-    await until(lambda: "1" in settled())
-    assert f"its address {other.address} is in fr, and its pool is for us" in settled()["1"]["error"]
+    await until(lambda: "1" in results())
+    assert f"its address {other.address} is in fr, and its pool is for us" in results()["1"]["error"]
     assert seen_in("us")
 
     plane.to_beats = answer_with(2, "fr")
-    await until(lambda: "2" in settled())
+    await until(lambda: "2" in results())
     server = f"{lab.NET_ADDRESS}:{other.port}"
-    assert settled()["2"]["outcome"] == {"server": server, "address": other.address}
+    assert results()["2"]["outcome"] == {"server": server, "address": other.address}
     await until(lambda: seen_in("fr"))
 
     # no report had a tunnel or an Envoy down, a leak, or an unknown address

@@ -69,9 +69,9 @@ async def test_speed_order_measures_tunnel_in_both_directions(wireguard, interne
     received, sent = moved_bytes(lab.TUNNEL)
     order = {"id": "1", "kind": "speed-test", "detail": {}}
     plane.to_beats = Answer(202, {"state": "healthy", "interval_s": plane.interval_s, "orders": [order]})
-    settled = await until(lambda: plane.beats[-1].get("order_results"))
+    await until(plane.order_results)
 
-    (result,) = settled
+    result = plane.order_results()["1"]
     assert result["error"] == ""
     assert 1 < result["outcome"]["download_mbps"] < 100_000
     assert 1 < result["outcome"]["upload_mbps"] < 100_000
