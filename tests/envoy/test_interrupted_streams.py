@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -54,6 +55,15 @@ class Scene:
     def warming(self) -> int:
         return self.hops.gateway.stat(WARMING)
 
+    def warms(self, pool: Pool) -> bool:
+        """Return whether the cluster of a pool warms."""
+        return names.pool_cluster(pool) in self.hops.gateway.admin("/config_dump?resource=dynamic_warming_clusters")
+
+    def check_intervals_s(self) -> set[int]:
+        """Return the intervals of the health checks of all clusters in use."""
+        clusters = self.hops.gateway.admin("/config_dump?resource=dynamic_active_clusters")
+        return {int(each) for each in re.findall(r'"no_traffic_interval": "(\d+)s"', clusters)}
+
     def wait_until_settled(self) -> None:
         """Wait until the newest stream has taken clusters, and no cluster warms."""
         eventually(lambda: names.CLUSTER in self.server.subscribed and self.warming() == 0)
@@ -75,6 +85,7 @@ def _restored(scene) -> Iterator[None]:
     scene.server.cut_before = None
     scene.server.change(world=world)
     eventually(lambda: scene.is_served() and names.pool_cluster(SECOND) not in scene.clusters())
+    eventually(lambda: scene.check_intervals_s() == {world.pools[POOL.id].resilience.check_interval_s})
     scene.wait_until_settled()
 
 
@@ -84,7 +95,7 @@ def test_stream_cut_before_endpoints_of_changed_cluster(scene, cut_before):
     pool = scene.server.world.pools[POOL.id]
     interval_s = pool.resilience.check_interval_s + 1
     scene.server.change(put(replace(pool, resilience=replace(pool.resilience, check_interval_s=interval_s))))
-    eventually(lambda: f'"interval": "{interval_s}s"' in scene.hops.gateway.admin("/config_dump"))
+    eventually(lambda: scene.check_intervals_s() == {interval_s})
     scene.wait_until_settled()
     assert scene.server.cut_before is None
     assert scene.timed_out() == ""
@@ -95,7 +106,7 @@ def test_no_request_fails_for_cluster_that_envoy_lacks(scene):
     with socket.create_server(("127.0.0.1", 0)) as frozen:  # it accepts connections and answers no health check
         exit_ = replace(make_exit(3, None), pool_id=FROZEN.id, port=frozen.getsockname()[1])
         scene.server.change(put(FROZEN), put(exit_))
-        eventually(scene.warming)
+        eventually(lambda: scene.warms(FROZEN))
         scene.server.cut()
         eventually(lambda: names.ROUTE in scene.server.subscribed and names.CLUSTER not in scene.server.subscribed)
         spare = replace(scene.server.world.exits[SPARE.id], pool_id=SECOND.id, state=ExitState.HEALTHY)
