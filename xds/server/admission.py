@@ -63,8 +63,8 @@ class Admission:
 class ConnectionAge:
     """The age at which connections and their streams end, so that replicas rebalance and clients reconnect one by one.
 
-    gRPC sends GOAWAY at the connection's age, plus or minus a tenth. The server then ends the stream with OK before gRPC
-    would cut it, and the client opens the next stream on a new connection.
+    gRPC sends GOAWAY at the connection's age, plus or minus a tenth. The server then ends each stream with OK before gRPC
+    would cut it, also one that was opened just before the GOAWAY, and the client opens the next stream on a new connection.
     """
 
     connection_s: float
@@ -76,9 +76,9 @@ class ConnectionAge:
             return []
         return [
             ("grpc.max_connection_age_ms", int(self.connection_s * 1000)),
-            ("grpc.max_connection_age_grace_ms", int(self.connection_s * 600)),
+            ("grpc.max_connection_age_grace_ms", int(self.connection_s * 2000)),
         ]
 
     def draw_stream_age_s(self) -> float:
-        """Draw the age of a stream in seconds, between its connection's GOAWAY and its connection's end."""
+        """Draw the age of a stream in seconds: more than its connection's at the GOAWAY, less than the grace after it."""
         return self.connection_s * random.uniform(1.12, 1.45)  # noqa: S311 - spreads load, keeps no secret
