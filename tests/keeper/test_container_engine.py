@@ -69,7 +69,12 @@ async def live_through(engine: Engine, image: str, command: list[str], until) ->
         await engine.start(made)
         inspected = await engine.inspect(name)
         assert (inspected.id, inspected.name, inspected.state) == (made, name, ContainerState.RUNNING)
-        written = await until(lambda: engine.logs(made, 2))
+
+        async def both_lines() -> str | None:
+            found = await engine.logs(made, 2)
+            return found if len(found.splitlines()) == 2 else None
+
+        written = await until(both_lines)
         await engine.restart(made, 1)
         assert (await engine.inspect(made)).state is ContainerState.RUNNING
         await engine.stop(made, 1)
