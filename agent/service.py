@@ -52,10 +52,10 @@ from model.errors import ExitplaneError
 
 log = structlog.get_logger()
 
-LAST_HEARTBEAT_S: Final = 1.0
-"""The time limit of the last heartbeat."""
+LAST_HEARTBEAT_S: Final = 5.0
+"""The time limit of the last heartbeat. A control plane that does not get it offers the exit until its silence is noticed."""
 DRAIN_S: Final = 5.0
-"""The default wait for open tunnels at the end: less than the 10 s that container engines wait."""
+"""The default wait for open tunnels at the end, meanwhile: less than the 10 s that container engines wait."""
 _POLL_S: Final = 0.1
 
 
@@ -288,7 +288,7 @@ class _Agent:
         return tuple(arguments)
 
     async def _shut_down(self, stop: StopRequest) -> None:
-        """Fail the health check, send a last heartbeat, and wait for open tunnels."""
+        """Fail the health check, then send a last heartbeat and wait for open tunnels, both at once."""
         if self._heartbeat is None or self._supervisor is None:
             return
         log.info("agent.stopping")
@@ -296,15 +296,21 @@ class _Agent:
         if admin is not None and self._settings.role is Role.EXIT:
             with suppress(AdminUnreachable):
                 await admin.fail_health_check()
+        await asyncio.gather(self._send_last_heartbeat(self._heartbeat), self._drain(admin, stop))
+
+    async def _send_last_heartbeat(self, heartbeat: HeartbeatSender) -> None:
         with suppress(TimeoutError, Deregistered):
             async with asyncio.timeout(LAST_HEARTBEAT_S):
-                await self._heartbeat.send(stopping=True)
-        if admin is not None:
-            with suppress(AdminUnreachable):
-                await self._drain(admin, stop)
+                await heartbeat.send(stopping=True)
 
-    async def _drain(self, admin: Admin, stop: StopRequest) -> None:
-        """Wait until no request is open, the drain time is over, or a second stop request arrives. Raises AdminUnreachable."""
+    async def _drain(self, admin: Admin | None, stop: StopRequest) -> None:
+        """Wait until no request is open, the drain time is over, or a second stop request arrives."""
+        if admin is None:
+            return
+        with suppress(AdminUnreachable):
+            await self._drain_envoy(admin, stop)
+
+    async def _drain_envoy(self, admin: Admin, stop: StopRequest) -> None:
         if self._settings.role is Role.GATEWAY:
             await admin.drain_listeners()
         loop = asyncio.get_running_loop()

@@ -12,6 +12,7 @@ import pytest
 from envoy_data_plane.envoy.config.bootstrap.v3 import BootstrapStaticResources
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager
+from structlog.testing import capture_logs
 
 from agent.config.state_dir import StateDirUnusable
 from agent.control.heartbeat import Deregistered
@@ -340,6 +341,19 @@ async def test_stopping_gateway_waits_for_open_requests(plane, gateway_with_an_o
 
 async def test_stopping_gateway_waits_no_longer_than_drain_time(gateway_with_an_open_request):
     running, asking = await gateway_with_an_open_request(drain_time_s=0.2)
+
+    await running.end()
+    assert (await asyncio.gather(asking, return_exceptions=True))[0] != 200
+
+
+async def test_last_heartbeat_does_not_delay_drain(plane, gateway_with_an_open_request, until):
+    running, asking = await gateway_with_an_open_request(drain_time_s=0.2)
+    answered = asyncio.Event()
+    plane.on_stopping = answered.wait
+    with capture_logs() as logs:
+        running.stop.request()
+        await until(lambda: [each for each in logs if each["event"] == "agent.tunnels_cut"])
+    answered.set()
 
     await running.end()
     assert (await asyncio.gather(asking, return_exceptions=True))[0] != 200
