@@ -117,10 +117,11 @@ async def test_adopted_envoy_uses_next_agent_without_control_plane(
     settings = make_settings(Role.GATEWAY)
     process = await run_command(*arguments_of(settings))
     await until(lambda: plane.said(envoy="up"), timeout_s=PATIENCE_S)
+    before = len(source.streams)
     process.kill()
     await process.wait()
     # Envoy reconnects past the socket of the killed agent
-    await until(lambda: len(source.streams) == 2, timeout_s=PATIENCE_S)
+    await until(lambda: len(source.streams) > before, timeout_s=PATIENCE_S)
     with capture_logs() as logs:
         start(settings)
         await until(lambda: [entry for entry in logs if entry["event"] == "envoy.taken_over"], timeout_s=PATIENCE_S)
