@@ -295,6 +295,12 @@ def admin(admin_template: tuple[str, Person]) -> Person:
 
 
 @pytest.fixture
+def long_pool_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengthen the wait for a database connection: fifty writers on a busy machine take turns for longer than the default."""
+    monkeypatch.setattr("model.database.CONNECT_TIMEOUT_S", 60.0)
+
+
+@pytest.fixture
 def make_operator(database: Database) -> Callable[..., Any]:
     """`await make_operator(name, role, password=…, fleet_ids=…)`: an operator."""
     return partial(_make_operator, database)

@@ -211,6 +211,7 @@ async def test_stale_if_match_is_refused(name, demo, make):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("long_pool_timeout")
 async def test_fifty_writers_with_if_match_lose_no_update(demo, make):
     """Each writer adds a letter to the name that it read, and tries again after a conflict."""
     path = f"/api/v1/pools/{(await make('pools'))['id']}"

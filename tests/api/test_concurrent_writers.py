@@ -7,13 +7,8 @@ from collections import Counter
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("long_pool_timeout")
 LISTENER = {"address": "127.0.0.1", "port": 8080}
-
-
-@pytest.fixture(autouse=True)
-def _long_pool_timeout(monkeypatch):
-    """Lengthen the wait for a database connection: fifty writers on a busy machine take turns for longer than the default."""
-    monkeypatch.setattr("model.database.CONNECT_TIMEOUT_S", 60.0)
 
 
 async def test_one_of_fifty_creations_of_same_fleet_succeeds(api, stored):
