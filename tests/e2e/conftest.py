@@ -72,6 +72,7 @@ class RequestLoop:
 
     lab: Lab
     country: str
+    timeout_s: float = BOUND_S
     answers: list[tuple[float, HttpAnswer | OSError]] = field(default_factory=list)
     """The start of each request, and its answer or error."""
     closings: dict[str, dict[str, int] | str] = field(default_factory=dict)
@@ -83,7 +84,8 @@ class RequestLoop:
             for tunnel in (True, False):
                 began = time.monotonic()
                 try:
-                    self.answers.append((began, self.lab.request(self.country, tunnel=tunnel)))
+                    answer = self.lab.request(self.country, tunnel=tunnel, timeout_s=self.timeout_s)
+                    self.answers.append((began, answer))
                 except OSError as error:
                     way, took_s = "a tunnel" if tunnel else "plain HTTP", time.monotonic() - began
                     self.answers.append((began, OSError(f"by {way}, after {took_s:.3f} s: {error!r}")))
@@ -102,8 +104,8 @@ class RequestLoop:
 @pytest.fixture
 def run_clients(lab: Lab) -> Callable[..., object]:
     @contextmanager
-    def ask(country: str) -> Iterator[RequestLoop]:
-        clients = RequestLoop(lab, country)
+    def ask(country: str, **more: float) -> Iterator[RequestLoop]:
+        clients = RequestLoop(lab, country, **more)
         with ThreadPoolExecutor(2) as pool:
             futures = [pool.submit(clients.run) for _ in range(2)]
             try:
@@ -185,7 +187,8 @@ class SteadyLoad:
                 return
             country = self.choose()
             try:
-                self.answers.append((country, self.lab.request(country, tunnel=tunnel)))
+                answer = self.lab.request(country, tunnel=tunnel, timeout_s=BOUND_S)
+                self.answers.append((country, answer))
             except OSError as error:
                 self.answers.append((country, error))
 
