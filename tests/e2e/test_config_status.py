@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
 
 from demo import http_client
 from demo.agents import EXITPLANE
+from tests.e2e.labs import BOUND_S
 from xds.translate import names
 
 LDS = "listener_manager.lds"
@@ -41,6 +43,23 @@ def gateway(lab):
     return found["id"]
 
 
+@pytest.fixture
+def read_config(lab, gateway, eventually):
+    """Read the gateway's configuration, which a busy replica may leave unanswered: `read_config(query, condition)`."""
+
+    def read(query: str = "", condition: Callable[[dict], bool] = lambda config: config["answered"]) -> dict:
+        config = {}
+
+        def is_answered() -> bool:
+            config.update(lab.api("GET", f"/proxies/{gateway}/config{query}"))
+            return condition(config)
+
+        eventually(is_answered)
+        return config
+
+    return read
+
+
 def versions_in_envoy(agent) -> dict[tuple[str, str], str]:
     """Read the versions that an Envoy uses, by type and name."""
     found = {}
@@ -56,9 +75,8 @@ def versions_in_envoy(agent) -> dict[tuple[str, str], str]:
     return found
 
 
-def test_reported_config_equals_envoys_config_dump(lab, gateway, eventually):
-    eventually(lambda: lab.api("GET", f"/proxies/{gateway}/config")["in_sync"])
-    config = lab.api("GET", f"/proxies/{gateway}/config")
+def test_reported_config_equals_envoys_config_dump(lab, read_config):
+    config = read_config(condition=lambda config: config["in_sync"])
     held = {(each["type_url"], it["name"]): it["accepted"] for each in config["types"] for it in each["resources"]}
     in_use = versions_in_envoy(lab.gateway)
     assert in_use
@@ -76,7 +94,9 @@ def test_waiting_write_reports_the_answers_of_proxies(lab, waiting_write):
     assert "ie" not in lab.request(None, tunnel=False).text
 
 
-def test_rejected_listener_is_shown_and_the_accepted_one_stays(lab, gateway, waiting_write, stat, eventually):
+def test_rejected_listener_is_shown_and_the_accepted_one_stays(
+    lab, gateway, waiting_write, read_config, stat, eventually
+):
     before = lab.api("GET", "/fleets/demo")["listener"]
     taken = urlsplit(lab.api_url).port
     assert waiting_write("PATCH", "/fleets/demo", {"listener": {"port": taken}}) == {
@@ -90,21 +110,25 @@ def test_rejected_listener_is_shown_and_the_accepted_one_stays(lab, gateway, wai
     assert (rejection["resource"], rejection["proxy_id"]) == (names.GATEWAY_LISTENER, gateway)
     assert "Address already in use" in rejection["detail"]
     assert lab.api("GET", f"/proxies/{gateway}")["rejections"] == [rejection]
-    (group,) = lab.api("GET", "/fleets/demo/rollout")["groups"]
-    (change_set,) = group["change_sets"]
-    assert (change_set["released_to"], [each["name"] for each in change_set["resources"]]) == ("nobody", ["clients"])
-    config = lab.api("GET", f"/proxies/{gateway}/config?differences=true")
+
+    def change_sets() -> list[tuple[str, list[str]]]:
+        (group,) = lab.api("GET", "/fleets/demo/rollout")["groups"]
+        found = [(each["released_to"], each["resources"]) for each in group["change_sets"]]
+        return [(released_to, [each["name"] for each in resources]) for released_to, resources in found]
+
+    eventually(lambda: change_sets() == [("nobody", ["clients"])])  # stored after the rejection
+    config = read_config("?differences=true")
     differing = [it for each in config["types"] for it in each["resources"]]
     assert [(it["name"], it["status"]) for it in differing] == [(names.GATEWAY_LISTENER, "withheld")]
     assert "Address already in use" in differing[0]["reason"]
 
     status = (*EXITPLANE, "status", "--api", lab.api_url)
     environment = {"EXITPLANE_API_KEY_FILE": str(lab.api_key_file)}
-    output = lab.processes.run((*status, "--json"), environment=environment)
+    output = lab.processes.run((*status, "--json"), environment=environment, timeout_s=BOUND_S)
     (change,) = json.loads(output)["changes"]
     assert (change["fleet"], change["resource_names"], change["released_to"]) == ("demo", "clients", "nobody")
     assert "Address already in use" in change["reason"]
-    assert "Listener (rejected)" in lab.processes.run(status, environment=environment)
+    assert "Listener (rejected)" in lab.processes.run(status, environment=environment, timeout_s=BOUND_S)
 
     # neither a restart of the control plane nor a reconnection of the gateway repeats the rejected version
     rejected = stat(lab.gateway, f"{LDS}.update_rejected")

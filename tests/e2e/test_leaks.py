@@ -46,11 +46,19 @@ def offered(lab, exit_) -> bool:
     return any(exit_.site.address.exploded in line for line in lab.gateway.query_admin("/clusters").splitlines())
 
 
-def wait_until_removed(lab, exit_, state: str, eventually) -> dict:
-    """Wait until an exit is in a state and no gateway has it, and return the exit as the API shows it."""
-    eventually(lambda: item(lab, exit_)["state"] == state)
-    eventually(lambda: not offered(lab, exit_))
-    return item(lab, exit_)
+def wait_until_removed(lab, exit_, state: str, reason: str, eventually) -> dict:
+    """Wait until an exit is in a state for a reason and no gateway has it. Return the exit as the API showed it then.
+
+    On a busy machine a check may be late: then another reason comes first, or the exit is healthy for a moment.
+    """
+    shown = {}
+
+    def is_removed() -> bool:
+        shown.update(item(lab, exit_))
+        return shown["state"] == state and reason in shown["state_reason"] and not offered(lab, exit_)
+
+    eventually(is_removed)
+    return shown
 
 
 def request_refused(lab, country: str) -> str:
@@ -64,8 +72,10 @@ def assert_served_only_by(lab, country: str, exit_) -> None:
     assert sources == {exit_.egress_address}
 
 
-def test_observation_of_an_exit_is_shown(lab, cleanup):
+def test_observation_of_an_exit_is_shown(lab, cleanup, eventually):
     for exit_ in lab.exits:
+        # on a busy machine no connection of the first measurement may open in time
+        eventually(lambda exit_=exit_: item(lab, exit_)["observation"]["rtt_ms"] is not None)
         seen = item(lab, exit_)["observation"]
         resolver = lab.plan.resolver_of(exit_.country)
         assert (seen["address"], seen["country"]) == (exit_.egress_address, exit_.country)
@@ -84,9 +94,9 @@ def test_names_resolved_outside_the_tunnel_are_a_leak(lab, cleanup, eventually, 
     configured = resolver_file(leaking.site)
     cleanup.callback(configured.write_text, configured.read_text())
     configured.write_text(f"nameserver {lab.host_source}\n")
-    shown = wait_until_removed(lab, leaking, "leaking", eventually)
+    reason = f"its names are resolved from the host's own address {lab.host_source}"
+    shown = wait_until_removed(lab, leaking, "leaking", reason, eventually)
     assert shown["state_reason"] == shown["observation"]["leak"]
-    assert f"its names are resolved from the host's own address {lab.host_source}" in shown["state_reason"]
     assert shown["observation"]["resolver"] == f"{lab.host_source} in zz"
     if number == 0:
         assert_served_only_by(lab, "us", lab.exits[1])
@@ -112,11 +122,10 @@ def test_ipv6_outside_the_tunnel_is_a_leak(lab, cleanup, eventually):
         f"route delete default via {OUTSIDE_6}::1 dev {leaking.site.ethernet}",
         f"address delete {OUTSIDE_6}::2/64 dev {leaking.site.ethernet}",
     )
-    shown = wait_until_removed(lab, leaking, "leaking", eventually)
     ethernet, tunnel = leaking.site.ethernet, leaking.site.tunnel
-    assert shown["state_reason"] == (
-        f"its IPv6 traffic leaves by {ethernet}, outside its tunnel {tunnel}, from {OUTSIDE_6}::2"
-    )
+    reason = f"its IPv6 traffic leaves by {ethernet}, outside its tunnel {tunnel}, from {OUTSIDE_6}::2"
+    shown = wait_until_removed(lab, leaking, "leaking", reason, eventually)
+    assert shown["state_reason"] == reason
     assert shown["observation"]["address_v6"] == f"{OUTSIDE_6}::2"
     assert_served_only_by(lab, "us", lab.exits[1])
 
@@ -125,9 +134,9 @@ def test_default_route_outside_the_tunnel_is_a_leak(lab, cleanup, eventually):
     leaking, plan = lab.exits[0], lab.plan
     cleanup.callback(ip_batch, leaking.namespace, f"route replace default dev {leaking.site.tunnel}")
     ip_batch(leaking.namespace, f"route replace default via {plan.internet_address} dev {leaking.site.ethernet}")
-    shown = wait_until_removed(lab, leaking, "leaking", eventually)
     ethernet, tunnel, address = leaking.site.ethernet, leaking.site.tunnel, leaking.site.address
-    assert f"its traffic leaves by {ethernet}, outside its tunnel {tunnel}, from {address}" in shown["state_reason"]
+    reason = f"its traffic leaves by {ethernet}, outside its tunnel {tunnel}, from {address}"
+    wait_until_removed(lab, leaking, "leaking", reason, eventually)
     assert_served_only_by(lab, "us", lab.exits[1])
 
 
@@ -135,8 +144,8 @@ def test_exit_without_route_into_its_tunnel_is_not_verified(lab, cleanup, eventu
     astray = lab.exits[0]
     cleanup.callback(ip_batch, astray.namespace, f"route replace default dev {astray.site.tunnel}")
     ip_batch(astray.namespace, f"route delete default dev {astray.site.tunnel}")
-    shown = wait_until_removed(lab, astray, "verifying", eventually)
-    assert f"no route leads its traffic into its tunnel {astray.site.tunnel}" in shown["state_reason"]
+    reason = f"no route leads its traffic into its tunnel {astray.site.tunnel}"
+    wait_until_removed(lab, astray, "verifying", reason, eventually)
     assert_served_only_by(lab, "us", lab.exits[1])
 
 
@@ -144,8 +153,8 @@ def test_exit_outside_the_country_of_its_pool_is_not_offered(lab, cleanup, event
     astray = lab.exits[0]
     cleanup.callback(lab.api, "PATCH", f"/exits/{item(lab, astray)['id']}", {"pool": "us"})
     lab.api("PATCH", f"/exits/{item(lab, astray)['id']}", {"pool": "gb"})
-    shown = wait_until_removed(lab, astray, "verifying", eventually)
-    assert shown["state_reason"] == f"its address {astray.egress_address} is in us, and its pool is for gb"
+    reason = f"its address {astray.egress_address} is in us, and its pool is for gb"
+    assert wait_until_removed(lab, astray, "verifying", reason, eventually)["state_reason"] == reason
     assert_served_only_by(lab, "gb", lab.exits[2])
     assert_served_only_by(lab, "us", lab.exits[1])
 
@@ -165,8 +174,7 @@ def test_changed_address_serves_only_after_its_country_is_known(lab, cleanup, ev
     )
     cleanup.callback(ip_batch, moving.namespace, f"address delete {other}/32 dev {moving.site.tunnel}")
     cleanup.callback(ip_batch, moving.namespace, f"route replace default dev {moving.site.tunnel}")
-    shown = wait_until_removed(lab, moving, "verifying", eventually)
-    assert f"the country of {other} is unknown" in shown["state_reason"]
+    wait_until_removed(lab, moving, "verifying", f"the country of {other} is unknown", eventually)
     assert "pool gb" in request_refused(lab, "gb")
 
     lab.set_geolocation(f"/ipinfo/{other}", "gb")
@@ -183,7 +191,7 @@ def test_first_source_decides_when_geolocations_disagree(lab, cleanup, eventuall
     lab.set_geolocation("/ip-api", "fr")
     gb = lab.exits[2]
     eventually(lambda: item(lab, gb)["state"] == "degraded")
-    assert f"{gb.egress_address} in fr" in item(lab, gb)["observation"]["conflict"]
+    eventually(lambda: f"{gb.egress_address} in fr" in item(lab, gb)["observation"]["conflict"])
     assert lab.request("gb").status == 200
 
     cleanup.callback(lab.set_geolocation, "/ipinfo")
@@ -211,7 +219,7 @@ def test_failed_geolocation_neither_verifies_nor_removes_exits(lab, cleanup, eve
     exit_.kill_tunnel()
     eventually(lambda: item(lab, exit_)["state"] == "unreachable")
     exit_.restore_tunnel()
-    shown = wait_until_removed(lab, exit_, "verifying", eventually)
+    shown = wait_until_removed(lab, exit_, "verifying", "", eventually)
     assert "pool gb" in request_refused(lab, "gb")
     eventually(lambda: expected in item(lab, exit_)["observation"]["error"])
     assert shown["observation"]["country"] is None
