@@ -50,8 +50,8 @@ class LabSettings:
     exit_arguments: tuple[str, ...] = ()
     resilience: Mapping[str, object] = field(default_factory=dict)
     """The resilience of the pools; missing fields have their defaults."""
-    timeout_s: float = 60
-    """The time limit of each wait."""
+    timeout_s: float = 180
+    """The time limit of each wait. A start takes 10 s on an idle machine, and minutes on a very busy one."""
 
 
 class Lab:

@@ -26,7 +26,7 @@ whole = [pytest.mark.envoy, pytest.mark.postgres, pytest.mark.timeout(900)]
 
 
 def run(*arguments):
-    return subprocess.run((*DEMO, *arguments), capture_output=True, text=True, timeout=400, check=False)
+    return subprocess.run((*DEMO, *arguments), capture_output=True, text=True, timeout=800, check=False)
 
 
 @contextmanager
@@ -59,6 +59,8 @@ def processes_using(folder):
     return found
 
 
+PATIENT = "-sS --max-time 60 --fail --retry 100 --retry-delay 1 --retry-all-errors"
+"""Options of curl. An exit that answers a health check late on a busy machine is out of use for a moment."""
 PLAIN = pytest.param("--plain", marks=pytest.mark.slow)
 
 
@@ -91,11 +93,11 @@ class TestCompleteDemo:
         with running("--exits", "us,jp", mode, until="Ctrl-C ends") as (demo, output):
             folder = re.search(r"database in (\S+)", "".join(output))[1]
             lines = [line.strip() for line in output if line.startswith("  curl ")]
-            assert len(lines) == 6 + ("page.internet.test" in "".join(lines))
+            assert len(lines) == 6 + ("page.internet.test" in "".join(lines)), "".join(output)
             sources = {country: set() for country in ("us", "jp")}
             for line in lines:
                 country = "jp" if "jp" in line else "us"
-                sources[country].add(json.loads(shell(f"{line} -sS --max-time 60"))["source"])
+                sources[country].add(json.loads(shell(f"{line} {PATIENT}"))["source"])
             assert all(len(seen) == 1 for seen in sources.values())
             assert sources["us"] != sources["jp"]
             if mode == "--tunnels":
@@ -119,7 +121,7 @@ def break_and_restore_tunnel(output, ask, source):
     assert "pool us" in refused
     shell(up)
     # its next heartbeat reports the restored tunnel
-    answer = shell(f"{ask} -sS --max-time 60 --fail --retry 100 --retry-delay 1 --retry-all-errors")
+    answer = shell(f"{ask} {PATIENT}")
     assert {json.loads(answer)["source"]} == source
 
 
