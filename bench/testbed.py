@@ -27,6 +27,7 @@ from bench.process import Process, free_port, terminating
 from model.authority import CertificateAuthority, create_authority, sign_request
 from model.database import Database
 from model.embedded_postgres import embedded_server
+from model.encryption import KEY_BYTES, Keyring
 from model.entities import Role
 from model.exit_states import ExitState
 from model.identity import Identity
@@ -243,7 +244,7 @@ async def open_testbed() -> AsyncIterator[Testbed]:
         folder = Path(name)
         folder.chmod(0o755)  # noqa: ASYNC240 - once, before anything runs; root's PostgreSQL runs as another user
         with embedded_server(folder / "database") as url:
-            database = Database(url)
+            database = Database(url, keyring=Keyring([os.urandom(KEY_BYTES)]))
             try:
                 await upgrade(database)
                 async with database.session() as session:
