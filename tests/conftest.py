@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import fcntl
 import gc
 import itertools
@@ -35,6 +36,8 @@ from tests.scheduling import LabScheduling
 TEMPLATE = "template_exitplane"
 KEYRING = Keyring([bytes(KEY_BYTES)])
 """The key of the secrets in all databases of tests: templates hold sealed ones."""
+KEY_SETTING = {"EXITPLANE_ENCRYPTION_KEY": base64.b64encode(bytes(KEY_BYTES)).decode()}
+"""The setting that gives the key to a process of its own."""
 STATE_FOLDER: pytest.StashKey[str] = pytest.StashKey()
 STATE_FOLDER_INPUT = "exitplane_state_folder"
 LIMIT_OPTION = "--limit-processor-time"

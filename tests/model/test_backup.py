@@ -33,7 +33,7 @@ from model.repositories.events import EventsGone
 from model.schema_version import check_migration, newest_migration
 from model.tables import AuditHeadRow, AuditRow, FleetRow, OperatorRow, PoolRow, SessionRow
 from model.unit_of_work import write
-from tests.conftest import KEYRING, new_database
+from tests.conftest import KEY_SETTING, KEYRING, new_database
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -209,6 +209,7 @@ async def test_replica_that_starts_after_a_restore_serves(database, database_url
     port, xds_port = free_ports(2)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
     settings = {
+        **KEY_SETTING,
         "EXITPLANE_DATABASE_URL": database_url,
         "EXITPLANE_API_LISTEN": f"127.0.0.1:{port}",
         "EXITPLANE_XDS_LISTEN": f"127.0.0.1:{xds_port}",
