@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from bench.process import free_port
 from cli.control_plane import open_control_plane
 from model.database import Database
 from model.embedded_postgres import embedded_server
+from model.encryption import KEY_BYTES, Keyring
 from model.entities import Role
 from model.repositories import enrolment, operators
 from model.schema_version import upgrade
@@ -77,7 +79,7 @@ async def open_plane(folder: Path) -> AsyncIterator[InProcessPlane]:
     xds_port, gateway_port = free_port(), free_port()
     settings = Settings(state_dir=folder, api_listen=f"127.0.0.1:{api_port}", xds_listen=f"127.0.0.1:{xds_port}")
     with listening, embedded_server(folder) as url:
-        database = Database(url)
+        database = Database(url, keyring=Keyring([os.urandom(KEY_BYTES)]))
         try:
             await upgrade(database)
             async with open_control_plane(settings, database, [listening]):

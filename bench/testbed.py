@@ -24,6 +24,7 @@ from sqlalchemy import insert, update
 from sqlmodel import SQLModel, col
 
 from bench.process import Process, free_port, terminating
+from model import key_file
 from model.authority import CertificateAuthority, create_authority, sign_request
 from model.database import Database
 from model.embedded_postgres import embedded_server
@@ -32,6 +33,7 @@ from model.exit_states import ExitState
 from model.identity import Identity
 from model.repositories import enrolment
 from model.schema_version import upgrade
+from model.settings import Settings
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
 from model.unit_of_work import UnitOfWork, write
 from model.world import Kind
@@ -116,7 +118,7 @@ class Testbed:
         api_port, xds_port = free_port(), free_port()
         settings = {
             **_SETTINGS,
-            "EXITPLANE_STATE_DIR": str(self.folder / "state"),
+            "EXITPLANE_STATE_DIR": str(self.folder),
             "EXITPLANE_DATABASE_URL": self._url,
             "EXITPLANE_API_LISTEN": f"127.0.0.1:{api_port}",
             "EXITPLANE_XDS_LISTEN": f"127.0.0.1:{xds_port}",
@@ -243,7 +245,8 @@ async def open_testbed() -> AsyncIterator[Testbed]:
         folder = Path(name)
         folder.chmod(0o755)  # noqa: ASYNC240 - once, before anything runs; root's PostgreSQL runs as another user
         with embedded_server(folder / "database") as url:
-            database = Database(url)
+            key_file.create(folder / key_file.NAME)
+            database = Database(url, keyring=key_file.read_keyring(Settings(state_dir=folder)))
             try:
                 await upgrade(database)
                 async with database.session() as session:

@@ -23,17 +23,20 @@ from api.runtime.heartbeat_sink import HeartbeatSink
 from api.runtime.oidc import OidcProvider
 from api.runtime.pending_orders import PendingOrders
 from cli.gc_tuning import tune_collector
+from cli.local_database import connect
 from cli.logging import configure_logging
 from keeper.containers.container_spec import SpecContext
 from keeper.containers.reconciler import run_containers
 from keeper.exit_health import HealthThresholds
 from keeper.keeper import run_keeper
+from model import key_file
 from model.authority import CertificateAuthority, create_authority
 from model.database import Database
 from model.embedded_postgres import embedded_server
+from model.encryption import Keyring
 from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
-from model.repositories import enrolment
+from model.repositories import enrolment, sealed_values
 from model.request_signature import thumbprint_of
 from model.schema_version import check_migration, upgrade
 from model.settings import BadSettings, Settings, read_settings
@@ -99,15 +102,36 @@ async def _serve(settings: Settings, url: str, sockets: list[socket.socket], *, 
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    database = Database(url)
+    keyring = await _open_keyring(settings, url, embedded=embedded)
+    database = Database(url, keyring=keyring)
     try:
-        await (upgrade(database) if embedded else check_migration(database))
         async with open_control_plane(settings, database, sockets):
             log.info("serve.started", api=settings.api_listen, xds=settings.xds_listen, embedded_postgres=embedded)
             await stop.wait()
             log.info("serve.stopping")
     finally:
         await database.close()
+
+
+async def _open_keyring(settings: Settings, url: str, *, embedded: bool) -> Keyring:
+    """Check or upgrade the schema, and return the keys of the database's secrets, which are created with an embedded one.
+
+    Raises MigrationBehind, MissingEncryptionKey, BadKeyFile and SecretUnreadable.
+    """
+    async with connect(url) as database:
+        await (upgrade(database) if embedded else check_migration(database))
+        if embedded and settings.encryption_key is None and not await sealed_values.are_sealed(database):
+            key_file.create(key_file.path_of(settings))
+    keyring = key_file.read_keyring(settings)
+    async with connect(url, keyring) as database:
+        if await sealed_values.adopt(database, keyring):
+            return keyring
+        if embedded:
+            log.info("secrets.sealed", count=await sealed_values.seal_all(database, keyring))
+        else:
+            hint = "when no older control plane runs, seal them with `exitplane encryption rotate --no-new-key`, and restart"
+            log.warning("secrets.in_clear", hint=hint)
+    return keyring
 
 
 @asynccontextmanager

@@ -135,7 +135,7 @@ def db_backup(
 ) -> None:
     """Back up the whole database to a file, as of one moment. The control plane may run meanwhile.
 
-    Keep the file secret: it contains the keys of the certificate authority and of operators' tokens.
+    Secrets in it are sealed. To restore them, keep the key file too, and not beside the backups.
     """
     with database_url() as text:
         url = parse_url(text)
@@ -143,7 +143,7 @@ def db_backup(
         if not target.tables:
             raise BackupFailed("the database is empty", hint="set EXITPLANE_DATABASE_URL to the one to back up")
         _dump(url, _tools(target.major), file)
-    print(f"{file} contains the backup, {file.stat().st_size} bytes; keep it secret")
+    print(f"{file} contains the backup, {file.stat().st_size} bytes; keep a copy of the key file elsewhere")
 
 
 @db.command("restore")

@@ -22,10 +22,12 @@ from api.http.problems import Problem, invalid
 from api.runtime.passwords import Argon2Hasher, refuse_weak
 from api.runtime.tokens import digest_of, new_key
 from cli.local_database import open_database, run
+from model import key_file
 from model.audit_log import Actor, AuditEntry, append
 from model.errors import ExitplaneError
-from model.repositories import operators
+from model.repositories import operators, sealed_values
 from model.schema_version import check_migration
+from model.settings import read_settings
 from model.tables import ApiKeyRow, OperatorRow
 
 KEY_NAME = "init"
@@ -112,12 +114,21 @@ async def _init(options: _InitOptions, api_key_file: Path | None) -> dict[str, s
                     await append(session, Actor(), entries)
             except IntegrityError as error:
                 raise BadAdmin(f"there is already an operator {admin.name!r}", hint="choose another --name") from error
+        if not await sealed_values.are_sealed(database):
+            _create_key_file()
     created = {"id": str(row.id), "name": row.name}
     if options.generate:
         created["password"] = admin.password or ""
     if api_key_file is not None:
         created["api_key_file"] = str(api_key_file)
     return created
+
+
+def _create_key_file() -> None:
+    """Create the key file of the control plane unless there is one, or the keys are in the environment."""
+    settings = read_settings()
+    if settings.encryption_key is None:
+        key_file.create(key_file.path_of(settings))
 
 
 def _check_no_admin(admins: int, *, force: bool) -> None:

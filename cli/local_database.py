@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from model.database import Database, DatabaseUnreachable
 from model.embedded_postgres import embedded_server, running_server
+from model.encryption import Keyring
 from model.errors import ExitplaneError
 from model.settings import read_settings
 
@@ -20,7 +21,7 @@ class NoDatabase(ExitplaneError):
 
 
 @asynccontextmanager
-async def open_database() -> AsyncIterator[Database]:
+async def open_database(keyring: Keyring | None = None) -> AsyncIterator[Database]:
     """Open the database of EXITPLANE_DATABASE_URL, or the embedded one that runs in the state folder.
 
     Raises DatabaseUnreachable where there is neither.
@@ -32,14 +33,14 @@ async def open_database() -> AsyncIterator[Database]:
             f"no control plane runs in {settings.state_dir}",
             hint="start `exitplane serve`, or set EXITPLANE_STATE_DIR or EXITPLANE_DATABASE_URL",
         )
-    async with connect(url) as database:
+    async with connect(url, keyring) as database:
         yield database
 
 
 @asynccontextmanager
-async def connect(url: str) -> AsyncIterator[Database]:
+async def connect(url: str, keyring: Keyring | None = None) -> AsyncIterator[Database]:
     """Open the database of a URL, and close it at the end of the block."""
-    database = Database(url, pool_size=1)
+    database = Database(url, keyring=keyring, pool_size=1)
     try:
         yield database
     finally:

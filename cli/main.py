@@ -78,6 +78,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "logout": ("cli.login:logout", "End the session at the API, and remove its tokens from this host."),
     "whoami": ("cli.login:whoami", "Show your name, role and fleets, as the API sees you."),
+    "encryption": (
+        "cli.encryption:encryption",
+        "Create and rotate the keys that seal the secrets in the database, and see which of them are in use.",
+    ),
     "audit": ("cli.audit:audit", "Verify the audit log, or export it."),
 }
 """Commands by name: `module:attribute`, and the first paragraph of the help.

@@ -15,7 +15,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Invalidate
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from model.encryption import Keyring
 from model.errors import ExitplaneError
+from model.sealed_columns import use_keyring
 
 CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 10.0
@@ -64,9 +66,12 @@ def parse_url(url: str) -> URL:
 
 
 class Database:
-    """One database of a server, with the connection pools. `close` closes them."""
+    """One database of a server, with the connection pools. `close` closes them.
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    Without a keyring, rows with secrets can be neither read nor written (MissingEncryptionKey).
+    """
+
+    def __init__(self, url: str, *, keyring: Keyring | None = None, pool_size: int = 8) -> None:
         self.url = parse_url(url)
         self.engine: AsyncEngine = create_async_engine(
             self.url,
@@ -76,6 +81,8 @@ class Database:
             connect_args=_CONNECT,
         )
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
+        if keyring is not None:
+            use_keyring(self.engine.dialect, keyring)
         self._driver_pool: asyncpg.Pool[Any] | None = None
         self._reading = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 

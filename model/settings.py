@@ -116,6 +116,10 @@ class Settings(BaseSettings):
     state_dir: Path = Field(default_factory=default_state_dir)
     database_url: str | None = None
     """The URL of PostgreSQL; unset: an embedded one in the state folder."""
+    encryption_key: SecretStr | None = None
+    """The keys that seal secrets in the database, 32 bytes each in base64, separated by commas, the current one first."""
+    encryption_key_file: Path | None = None
+    """The file with these keys, a line each; unset: encryption.key in the state folder."""
     api_listen: Annotated[str, NoDecode, AfterValidator(_addresses)] = "127.0.0.1:8000"
     """host:port, or several separated by commas."""
     xds_listen: Annotated[str, NoDecode, AfterValidator(_addresses)] = "127.0.0.1:18000"

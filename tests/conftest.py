@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import fcntl
 import gc
 import itertools
@@ -25,6 +26,7 @@ from sqlalchemy.engine import URL
 
 from model.database import Database, parse_url
 from model.embedded_postgres import embedded_server, get_server, pg_ctl
+from model.encryption import KEY_BYTES, Keyring
 from model.schema_version import upgrade
 from tests.event_loop import GrpcTolerantPolicy
 from tests.processor_time import LIMIT_S, ProcessorTimeLimit
@@ -32,6 +34,10 @@ from tests.scale import at_night
 from tests.scheduling import LabScheduling
 
 TEMPLATE = "template_exitplane"
+KEYRING = Keyring([bytes(KEY_BYTES)])
+"""The key of the secrets in all databases of tests: templates hold sealed ones."""
+KEY_SETTING = {"EXITPLANE_ENCRYPTION_KEY": base64.b64encode(bytes(KEY_BYTES)).decode()}
+"""The setting that gives the key to a process of its own."""
 STATE_FOLDER: pytest.StashKey[str] = pytest.StashKey()
 STATE_FOLDER_INPUT = "exitplane_state_folder"
 LIMIT_OPTION = "--limit-processor-time"
@@ -230,7 +236,7 @@ async def database_url(postgres: URL, template: str) -> AsyncIterator[str]:
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A migrated database that belongs to this test alone, connected."""
-    connected = Database(database_url)
+    connected = Database(database_url, keyring=KEYRING)
     yield connected
     await connected.close()
 
@@ -303,7 +309,7 @@ async def linked_database(database_url: str) -> AsyncIterator[tuple[Database, Da
     url = parse_url(database_url)
     link = DatabaseLink(target=f"{url.query['host']}/.s.PGSQL.5432")
     await link.restore()
-    connected = Database(as_text(url.set(host="127.0.0.1", port=link.port, query={})))
+    connected = Database(as_text(url.set(host="127.0.0.1", port=link.port, query={})), keyring=KEYRING)
     yield connected, link
     await link.cut()
     link.close()

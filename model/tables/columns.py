@@ -1,4 +1,4 @@
-"""Kinds of columns that several tables have, and the names of constraints."""
+"""Kinds of columns that several tables have and the names of constraints."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlmodel import Field, SQLModel
 
+from model.sealed_columns import sealed_text
 from model.tables.columns import timestamp
 
 
@@ -17,7 +18,7 @@ class AuthorityRow(SQLModel, table=True):
 
     id: int = Field(default=1, primary_key=True)
     certificate: str
-    key: str
+    key: str = Field(sa_column=sealed_text("authority.key"))
 
 
 class CertificateRow(SQLModel, table=True):

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from model.entities import FIRST_LISTENER
+from model.sealed_columns import sealed_text
 from model.tables.columns import json_object, timestamp
 
 
@@ -32,7 +33,7 @@ class ServerCertificateRow(SQLModel, table=True):
     fleet_id: UUID = Field(foreign_key="fleet.id")
     name: str
     chain: str
-    key: str
+    key: str = Field(sa_column=sealed_text("server_certificate.key"))
     server_names: list[str] = Field(sa_column=Column(JSONB, nullable=False))
     expires_at: datetime = Field(sa_column=timestamp())
     created_at: datetime = Field(sa_column=timestamp())

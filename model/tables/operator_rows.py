@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, Column, LargeBinary, UniqueConstraint
+from sqlalchemy import BigInteger, Column, UniqueConstraint
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
+from model.sealed_columns import sealed_bytes, sealed_text
 from model.tables.columns import timestamp
 
 
@@ -23,7 +24,7 @@ class OperatorRow(SQLModel, table=True):
     fleet_ids: list[str] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True)))
     """The fleets that the operator may see and change; None: all."""
     password_hash: str | None = None
-    totp_secret: str | None = None
+    totp_secret: str | None = Field(default=None, sa_column=sealed_text("operator.totp_secret", nullable=True))
     totp_step: int | None = Field(default=None, sa_column=Column(BigInteger))
     """The newest time step whose TOTP code was used: no code is valid twice."""
     oidc_subject: str | None = Field(default=None, unique=True)
@@ -81,7 +82,7 @@ class SigningKeyRow(SQLModel, table=True):
     __tablename__ = "signing_key"
 
     id: int = Field(default=1, primary_key=True)
-    secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    secret: bytes = Field(sa_column=sealed_bytes("signing_key.secret"))
 
 
 class IdempotencyRow(SQLModel, table=True):
@@ -95,5 +96,6 @@ class IdempotencyRow(SQLModel, table=True):
     """The digest of the request."""
     status: int
     headers: dict[str, str] = Field(sa_column=Column(JSONB, nullable=False))
-    body: str
+    body: str = Field(sa_column=sealed_text("idempotency.body"))
+    """Sealed, because a reply may show a new key or token."""
     at: datetime = Field(sa_column=timestamp())

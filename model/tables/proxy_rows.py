@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, Boolean, Column, DateTime, Identity, Index, S
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
+from model.sealed_columns import sealed_text
 from model.tables.columns import timestamp
 
 
@@ -75,7 +76,7 @@ class ExitRow(SQLModel, table=True):
     """The HTTP proxy to which it sends all traffic, with `parent_port`; None: it dials targets itself."""
     parent_port: int | None = None
     parent_username: str | None = None
-    parent_password: str | None = None
+    parent_password: str | None = Field(default=None, sa_column=sealed_text("exit.parent_password", nullable=True))
     """Never shown by the API. Only the exit's own Envoy gets it, by SDS."""
     state: str
     state_reason: str

@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, LargeBinary
+from sqlalchemy import BigInteger, Column
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
+from model.sealed_columns import sealed_bytes
 from model.tables.columns import timestamp
 
 
@@ -22,7 +23,7 @@ class AcceptedRow(SQLModel, table=True):
     type_url: str = Field(primary_key=True)
     name: str = Field(primary_key=True)
     version: str
-    body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    body: bytes = Field(sa_column=sealed_bytes("accepted.body"))
     at: datetime = Field(sa_column=timestamp())
 
 

@@ -38,7 +38,7 @@ from model.repositories import operators
 from model.repositories.enrolment import create_token
 from model.request_signature import thumbprint_of
 from model.tables import ApiKeyRow, OperatorRow
-from tests.conftest import TEMPLATE, Clock, administer, as_text
+from tests.conftest import KEYRING, TEMPLATE, Clock, administer, as_text
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 """A cheap hasher, so that tests of other behaviour do not wait for hashing."""
@@ -251,7 +251,7 @@ def admin_template(postgres: URL) -> Iterator[tuple[str, Person]]:
 
     async def make() -> Person:
         await administer(postgres, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
-        made = Database(as_text(postgres.set(database=name)), pool_size=1)
+        made = Database(as_text(postgres.set(database=name)), keyring=KEYRING, pool_size=1)
         try:
             return await _make_operator(made, "admin")
         finally:
@@ -270,7 +270,7 @@ def demo_template(
 
     async def make() -> None:
         await administer(postgres, f"CREATE DATABASE {name} TEMPLATE {origin} STRATEGY FILE_COPY")
-        made = Database(as_text(postgres.set(database=name)), pool_size=1)
+        made = Database(as_text(postgres.set(database=name)), keyring=KEYRING, pool_size=1)
         try:
             await _make_api(authority, Clock(), admin, made).declare()
         finally:

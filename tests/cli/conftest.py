@@ -62,8 +62,9 @@ def run_main(
 
 @pytest.fixture
 def environment(tmp_path) -> dict[str, str]:
-    """The environment of every command: a configuration folder of its own, and a wide terminal without colours."""
-    return {"XDG_CONFIG_HOME": str(tmp_path / "config"), "COLUMNS": "200", "NO_COLOR": "1"}
+    """The environment of every command: folders of its own, and a wide terminal without colours."""
+    folders = {"XDG_CONFIG_HOME": str(tmp_path / "config"), "EXITPLANE_STATE_DIR": str(tmp_path / "state")}
+    return folders | {"COLUMNS": "200", "NO_COLOR": "1"}
 
 
 @pytest.fixture

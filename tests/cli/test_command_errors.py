@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from model.database import parse_url
+from tests.conftest import KEY_SETTING
 
 pytestmark = pytest.mark.slow
 
@@ -48,9 +49,8 @@ def test_serve_reports_the_api_port_in_use(taken, tmp_path):
 
 @pytest.mark.postgres
 def test_serve_reports_the_xds_port_in_use(taken, database_url):
-    done = run(
-        "serve", EXITPLANE_XDS_LISTEN=taken, EXITPLANE_API_LISTEN="127.0.0.1:0", EXITPLANE_DATABASE_URL=database_url
-    )
+    listen = {"EXITPLANE_XDS_LISTEN": taken, "EXITPLANE_API_LISTEN": "127.0.0.1:0"}
+    done = run("serve", **listen, **KEY_SETTING, EXITPLANE_DATABASE_URL=database_url)
     assert_refused(done, taken, "EXITPLANE_XDS_LISTEN")
 
 

@@ -64,9 +64,10 @@ def on_postgres(settings: LabSettings) -> Iterator[tuple[Lab, Path]]:
         with embedded_server(state) as url:
             environment = {**settings.environment, "EXITPLANE_DATABASE_URL": url}
             with opened(replace(settings, environment=environment)) as lab:
-                lab.processes.run(
-                    (*EXITPLANE, "db", "upgrade"), environment=lab.control_plane_environment, timeout_s=BOUND_S
-                )
+                for command in (("db", "upgrade"), ("encryption", "create")):
+                    lab.processes.run(
+                        (*EXITPLANE, *command), environment=lab.control_plane_environment, timeout_s=BOUND_S
+                    )
                 yield lab, state / "postgres"
 
 

@@ -25,6 +25,7 @@ from model.exit_states import ExitState
 from model.repositories import container_commands, containers, declared, enrolment, exits, heartbeats
 from model.tables import ContainerCommandRow, ContainerRow, ExitRow, FleetRow, JoinTokenRow, PoolRow, ProxyRow
 from model.unit_of_work import write
+from tests.conftest import KEYRING
 from tests.keeper.conftest import KeeperHarness
 from tests.keeper.fake_engine import FakeEngine
 
@@ -462,7 +463,7 @@ async def test_work_is_cancelled_when_the_lease_is_lost():
 @pytest.mark.slow
 async def test_one_of_two_replicas_works_and_the_other_follows(testbed, until, database_url):
     async def replica():
-        database = Database(database_url)
+        database = Database(database_url, keyring=KEYRING)
         try:
             await run_containers(database, testbed.engine.address, CONTEXT, testbed.clock, interval_s=0.05)
         finally:

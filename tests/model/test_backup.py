@@ -33,7 +33,7 @@ from model.repositories.events import EventsGone
 from model.schema_version import check_migration, newest_migration
 from model.tables import AuditHeadRow, AuditRow, FleetRow, OperatorRow, PoolRow, SessionRow
 from model.unit_of_work import write
-from tests.conftest import new_database
+from tests.conftest import KEY_SETTING, KEYRING, new_database
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -180,7 +180,7 @@ async def test_restore_into_an_empty_database_brings_the_backup_back(backed_up, 
     done = await db("restore", file, url=other_url)
     assert done.returncode == 0, done
     assert newest_migration() in done.stdout
-    other = Database(other_url)
+    other = Database(other_url, keyring=KEYRING)
     assert await everything(other) == before
     await chain(other)
     await other.close()
@@ -209,6 +209,7 @@ async def test_replica_that_starts_after_a_restore_serves(database, database_url
     port, xds_port = free_ports(2)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
     settings = {
+        **KEY_SETTING,
         "EXITPLANE_DATABASE_URL": database_url,
         "EXITPLANE_API_LISTEN": f"127.0.0.1:{port}",
         "EXITPLANE_XDS_LISTEN": f"127.0.0.1:{xds_port}",
@@ -271,7 +272,7 @@ async def test_replica_with_a_later_revision_loads_everything_after_a_restore(
 async def test_restore_skips_revisions_that_a_lost_database_may_have_used(backed_up, other_url):
     file, _ = backed_up
     assert (await db("restore", file, url=other_url)).returncode == 0
-    other = Database(other_url)
+    other = Database(other_url, keyring=KEYRING)
     assert await worlds.current_revision(other) == 2 + LEAP
     await other.close()
 
@@ -430,7 +431,7 @@ async def test_a_backup_of_a_newer_version_is_refused(database, database_url, ba
 async def test_older_backup_is_restored_and_hints_at_the_upgrade(postgres, database, database_url, tmp_path):
     file = tmp_path / "older.backup"
     async with new_database(postgres) as url:
-        older = Database(url)
+        older = Database(url, keyring=KEYRING)
         await upgrade_to(older, "0003")
         connection = await older.connect()
         await connection.execute("INSERT INTO fleet VALUES ($1, 'old', now())", uuid4())

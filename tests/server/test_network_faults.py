@@ -13,6 +13,7 @@ import xds.server.server
 from model.change_feed import REVISION_CHANNEL
 from model.database import Database, parse_url
 from model.repositories import sync
+from tests.conftest import KEYRING
 from tests.server.fault_proxy import ProxiedConnection, before_port, before_unix_socket
 from xds.server.world_watcher import Debounce
 from xds.translate import names
@@ -199,7 +200,7 @@ async def path(database_url, monkeypatch):
     url = parse_url(database_url)
     async with before_unix_socket(f"{url.query['host']}/.s.PGSQL.5432") as proxy:
         through = url.set(drivername="postgresql", host="127.0.0.1", port=proxy.port, query={})
-        connected = Database(through.render_as_string(hide_password=False))
+        connected = Database(through.render_as_string(hide_password=False), keyring=KEYRING)
         yield connected, proxy
         proxy.heal()
         await connected.close()

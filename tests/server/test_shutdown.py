@@ -18,6 +18,7 @@ import pytest
 from model.authority import create_authority
 from model.identity import XDS_SERVER_NAME
 from model.repositories import enrolment
+from tests.conftest import KEY_SETTING
 from tests.server.conftest import AdsTestClient, GatewayClient, certify
 from tests.server.fault_proxy import FaultProxy, before_port
 from xds.server.admission import Admission, ConnectionAge
@@ -236,6 +237,7 @@ async def test_sigterm_ends_streams_with_ok_and_logs_no_error(fleet_db, database
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
     environment |= {
+        **KEY_SETTING,
         "EXITPLANE_DATABASE_URL": database_url,
         "EXITPLANE_API_LISTEN": "127.0.0.1:0",
         "EXITPLANE_XDS_LISTEN": f"127.0.0.1:{port}",
