@@ -1,7 +1,8 @@
 """Bounds on the connections of a listener, so that strangers keep nobody out (docs/decisions/0034-strangers-wait-in-a-bounded-line.md).
 
 A connection waits from its acceptance until a request on it is authenticated. Waiting connections are closed when they wait for
-too long, or when there are too many: the one that has waited longest goes first, so a new one always gets in.
+too long, or when there are too many. A client with more than an equal share then loses its own, and otherwise the one that has
+waited longest goes, so a new one always gets in.
 """
 
 from __future__ import annotations
@@ -72,10 +73,12 @@ class ConnectionTable(Generic[K]):
         self._clients[key] = client
         if waits:
             self.wait(key)
-        if len(self._of_client.get(client, ())) > self._limits.waiting_per_address and not self._is_trusted(client):
-            return [self._close(next(iter(self._of_client[client])), CloseReason.TOO_MANY_OF_ADDRESS)]
+        own = self._of_client.get(client, OrderedDict[K, None]())
+        if len(own) > self._limits.waiting_per_address and not self._is_trusted(client):
+            return [self._close(next(iter(own)), CloseReason.TOO_MANY_OF_ADDRESS)]
         if len(self._clients) > self._limits.total and self._since:
-            return [self._close(next(iter(self._since)), CloseReason.TOO_MANY)]
+            has_more_than_others = len(own) * len(self._of_client) > len(self._since)
+            return [self._close(next(iter(own if has_more_than_others else self._since)), CloseReason.TOO_MANY)]
         return []
 
     def wait(self, key: K) -> None:

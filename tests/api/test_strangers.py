@@ -132,6 +132,15 @@ async def test_connection_without_a_complete_request_is_closed(kind, serve, api)
     assert server.table.closed == {"timeout": 1}
 
 
+async def test_slow_body_of_an_operator_is_refused(serve, api, admin, monkeypatch):
+    monkeypatch.setattr("api.http.request_body.BODY_TIMEOUT_S", 0.05)
+    server = await serve(api.app)
+    head = f"POST /api/v1/fleets HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {admin.key}\r\n"
+    reader, _ = await server.stranger(f"{head}Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{{".encode())
+    async with asyncio.timeout(60):
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+
+
 @pytest.mark.parametrize("head", [b"GET / HTTP/1.1\r\nA: ", b"GET /", b"GET / HTTP/1.1\r\n"])
 async def test_endless_head_is_refused(head, serve, api):
     server = await serve(api.app)

@@ -67,7 +67,7 @@ async def served(database_url, until, tmp_path):
             return await ask(api_port) == 200
 
         try:
-            await until(ready)
+            await until(ready, timeout_s=240)
             yield api_port, xds_port
         finally:
             process.terminate()

@@ -37,6 +37,15 @@ def test_longest_waiting_connection_makes_room():
     assert (table.open, table.waiting, table.closed) == (2, 2, Counter({CloseReason.TOO_MANY: 1}))
 
 
+def test_crowding_address_loses_its_own_connection():
+    """However fast it opens connections, that of another address keeps its place."""
+    table = make(total=10)
+    table.add("patient", "192.0.2.1")
+    closed = [key for each in range(1_000) for key in table.add(each, "192.0.2.9")]
+    assert closed == [*range(991)]
+    assert table.open == 10
+
+
 def test_authenticated_connection_is_not_closed():
     table = make(total=2)
     table.add(1, "192.0.2.1")

@@ -8,7 +8,7 @@ from typing import Final
 from fastapi import APIRouter, HTTPException, Response
 from fastapi.responses import HTMLResponse
 
-router = APIRouter(prefix="/docs", include_in_schema=False)
+router = APIRouter(include_in_schema=False)
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -21,10 +21,10 @@ _PAGE: Final = """\
 <head>
 <meta charset="utf-8">
 <title>Exitplane - API</title>
-<link rel="icon" href="/docs/favicon.png">
-<link rel="stylesheet" href="/docs/swagger-ui.css">
-<script defer src="/docs/swagger-ui-bundle.js"></script>
-<script defer src="/docs/start.js"></script>
+<link rel="icon" href="/swagger-ui/favicon.png">
+<link rel="stylesheet" href="/swagger-ui/swagger-ui.css">
+<script defer src="/swagger-ui/swagger-ui-bundle.js"></script>
+<script defer src="/swagger-ui/start.js"></script>
 </head>
 <body><div id="api"></div></body>
 </html>
@@ -37,13 +37,13 @@ _TYPES: Final = {
 }
 
 
-@router.get("")
+@router.get("/docs")
 async def show_docs() -> Response:
     """Show the OpenAPI document."""
     return HTMLResponse(_PAGE, headers=_HEADERS)
 
 
-@router.get("/{name}")
+@router.get("/swagger-ui/{name}")
 async def read_docs_file(name: str) -> Response:
     """Read a file of the page."""
     if name == "start.js":
