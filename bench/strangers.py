@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -44,30 +44,36 @@ async def measure(options: argparse.Namespace) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         thumbprints = await certify(testbed, fleet, key)
         async with testbed.serve() as replica:
-            beats = signed(fleet, thumbprints, key, options.exits, options.seconds / 5)
+
+            def sign() -> Sequence[bytes]:
+                return signed(fleet, thumbprints, key, options.exits, 1)
+
             pairs = testbed.certify(fleet)
-            quiet, _ = await rounds(testbed, replica, beats, pairs, options.seconds / 5)
+            quiet, _ = await rounds(testbed, replica, sign, pairs, options.seconds / 2)
             async with attack(replica, options) as opened:
-                beats = signed(fleet, thumbprints, key, options.exits, options.seconds / 5)
-                loaded, failed = await rounds(testbed, replica, beats, pairs, options.seconds)
+                loaded, failed = await rounds(testbed, replica, sign, pairs, options.seconds)
             print_value("connections that strangers opened", await opened, "")
             for kind, times in loaded.items():
                 print_value(f"{kind}: failed", failed[kind], at_most=0)
-                if times and quiet[kind]:
-                    print_times(kind, times, baseline_s=quiet[kind])
+                if times:
+                    print_times(kind, times, baseline_s=quiet[kind] or None)
+                if quiet[kind]:
                     print_times(f"baseline: {kind} without strangers", quiet[kind])
             print_value("control plane: resident", replica.process.resident_mb, "MB")
 
 
 async def rounds(
-    testbed: Testbed, replica: Replica, beats: Sequence[bytes], pairs: Sequence[Path], seconds: float
+    testbed: Testbed, replica: Replica, sign: Callable[[], Sequence[bytes]], pairs: Sequence[Path], seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Send a heartbeat and open a stream in turn. Return the times in seconds of those that succeeded, and how many failed."""
     times: dict[str, list[float]] = {"heartbeat": [], "stream": []}
     failed = dict.fromkeys(times, 0)
     authority = await asyncio.to_thread(testbed.authority_file.read_bytes)
+    beats: Sequence[bytes] = ()
     number, until = 0, time.monotonic() + seconds
     while time.monotonic() < until:
+        if number % len(pairs) == 0:
+            beats = sign()  # a signature is valid for a minute
         pem = await asyncio.to_thread(pairs[number % len(pairs)].read_bytes)
         for kind, work in (
             ("heartbeat", beat(replica.api_port, beats[number % len(beats)])),

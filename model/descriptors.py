@@ -7,8 +7,8 @@ from typing import Final
 
 RESERVED: Final = 256
 """Descriptors for everything but clients: connections to PostgreSQL, listening sockets, programs, files."""
-_MOST: Final = 20_000
-"""The largest default for a listener. An idle connection costs 10 to 25 kB of memory."""
+_MOST: Final = 10_000
+"""The largest default for a listener. A waiting connection costs about 40 kB of memory."""
 
 
 def raise_limit() -> int:

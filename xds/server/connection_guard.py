@@ -29,7 +29,7 @@ _HEADROOM: Final = 4
 _DESCRIPTORS: Final = "/proc/self/fd"
 
 
-class Peer(NamedTuple):
+class ClientEnd(NamedTuple):
     """The client's end of a connection."""
 
     address: str
@@ -37,9 +37,9 @@ class Peer(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Connection:
+class _AcceptedSocket:
     descriptor: int
-    peer: Peer
+    peer: ClientEnd
     serving: bool
 
 
@@ -53,8 +53,8 @@ class ConnectionGuard:
         self._limits = limits
         self.table = ConnectionTable[int]("xds", replace(limits, total=limits.total - limits.total // _HEADROOM))
         self.ports: Collection[int] = ()
-        self._calls: Counter[Peer] = Counter()
-        self._connections: dict[int, _Connection] = {}
+        self._calls: Counter[ClientEnd] = Counter()
+        self._connections: dict[int, _AcceptedSocket] = {}
         self._foreign: set[int] = set()
         """Sockets of this process that are not connections of the ports."""
 
@@ -98,7 +98,7 @@ class ConnectionGuard:
                 self._foreign.add(number)
                 continue
             serving = peer in self._calls
-            self._connections[number] = _Connection(found[number], peer, serving)
+            self._connections[number] = _AcceptedSocket(found[number], peer, serving)
             closed += self.table.add(number, peer.address, waits=not serving)
         for number, connection in self._connections.items():
             serving = connection.peer in self._calls
@@ -108,23 +108,23 @@ class ConnectionGuard:
         for number in (*closed, *self.table.overdue()):
             _shut(number, self._connections[number].descriptor)
 
-    def _find_peer(self, descriptor: int) -> Peer | None:
+    def _find_peer(self, descriptor: int) -> ClientEnd | None:
         """Return the client of a connection of the ports; None for another socket."""
         with suppress(OSError):
             opened = socket.socket(fileno=descriptor)
             try:
                 if opened.family in (socket.AF_INET, socket.AF_INET6) and opened.getsockname()[1] in self.ports:
                     address, port = opened.getpeername()[:2]
-                    return Peer(unmapped(address), port)
+                    return ClientEnd(unmapped(address), port)
             finally:
                 opened.detach()
         return None
 
 
-def parse_peer(peer: str) -> Peer:
+def parse_peer(peer: str) -> ClientEnd:
     """Parse gRPC's name of a client: `ipv4:192.0.2.1:50000`, or `ipv6:%5B2001:db8::1%5D:50000`."""
     address, _, port = unquote(peer).partition(":")[2].rpartition(":")
-    return Peer(unmapped(address.strip("[]")), int(port))
+    return ClientEnd(unmapped(address.strip("[]")), int(port))
 
 
 def _list_sockets() -> Iterator[tuple[int, int]]:
