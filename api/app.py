@@ -15,6 +15,7 @@ from api.features.auth.endpoints import router as auth
 from api.features.certificates.service import CERTIFICATES
 from api.features.containers.endpoints import router as containers
 from api.features.declared.endpoints import router as declared
+from api.features.docs.endpoints import router as docs
 from api.features.enrolment.endpoints import router as enrolment
 from api.features.events.endpoints import router as events
 from api.features.exits.best_exit import router as best_exit
@@ -37,6 +38,7 @@ from api.features.users.service import USERS
 from api.http import problems
 from api.http.openapi import build_openapi
 from api.http.paths import BASE_PATH
+from api.http.security_headers import SecurityHeaders
 from api.kernel.auth_middleware import AuthMiddleware
 from api.kernel.collections.collection import Collection
 from api.kernel.collections.router import router_of
@@ -94,6 +96,8 @@ def create_app(context: ApiContext) -> FastAPI:
         version=exitplane_version(),
         description=DESCRIPTION,
         redirect_slashes=False,
+        docs_url=None,  # the framework's pages load scripts from another site; see api/features/docs
+        redoc_url=None,
         routes=_routes(),
     )
     app.state.context = context
@@ -102,6 +106,7 @@ def create_app(context: ApiContext) -> FastAPI:
     app.state.keepalive_throttle = KeepaliveThrottle(context.clock)
     app.openapi = _document  # type: ignore[method-assign]  # the documented way to extend it
     app.add_middleware(AuthMiddleware, context=context)
+    app.add_middleware(SecurityHeaders)
     problems.install(app)
     return app
 
@@ -117,6 +122,7 @@ def _routes() -> list[BaseRoute]:
     for router in ROUTERS:
         shared.include_router(router, prefix=BASE_PATH)
     shared.include_router(health)
+    shared.include_router(docs)
     return shared.routes
 
 

@@ -16,7 +16,9 @@ import uvloop
 
 from agent.envoy.supervisor import find_envoy
 from api.app import create_app
+from api.http.connections import BoundedProtocol, close_overdue, server_config
 from api.kernel.context import ApiContext
+from api.runtime.accept_probe import AcceptProbe
 from api.runtime.auth_state import AuthState
 from api.runtime.certificate_cache import CertificateCache
 from api.runtime.heartbeat_sink import HeartbeatSink
@@ -31,7 +33,9 @@ from keeper.exit_health import HealthThresholds
 from keeper.keeper import run_keeper
 from model import key_file
 from model.authority import CertificateAuthority, create_authority
+from model.connection_table import ConnectionLimits, ConnectionTable
 from model.database import Database
+from model.descriptors import raise_limit
 from model.embedded_postgres import embedded_server
 from model.encryption import Keyring
 from model.endpoint import Endpoint, parse_endpoint
@@ -145,11 +149,13 @@ async def open_control_plane(
     """
     async with database.session() as session:
         authority = await enrolment.ensure_authority(session, lambda: create_authority(_now()))
+    connections = settings.connection_limits(raise_limit())
     async with (
         run_server(
             database,
             authority,
             [str(address) for address in settings.xds_addresses],
+            connections=connections,
             limits=Limits(
                 removal_grace_s=settings.removal_grace_s,
                 admissions_per_s=settings.admissions_per_s,
@@ -162,7 +168,7 @@ async def open_control_plane(
         _gc_tuning(xds),
         _keeper(database, settings),
         _containers(database, authority, settings),
-        _api(settings, database, authority, xds, sockets),
+        _api(settings, connections, database, authority, xds, sockets),
     ):
         yield xds
 
@@ -219,26 +225,23 @@ async def _containers(database: Database, authority: CertificateAuthority, setti
 @asynccontextmanager
 async def _api(
     settings: Settings,
+    connections: ConnectionLimits,
     database: Database,
     authority: CertificateAuthority,
     xds: XdsServer,
     sockets: list[socket.socket],
 ) -> AsyncIterator[None]:
     """Serve the API. At the end of the block the HTTP server stops first, then received heartbeats are stored."""
-    context = _context(settings, database, authority, xds)
+    probe = AcceptProbe(sockets, _now)
+    table = ConnectionTable[BoundedProtocol]("api", connections)
+    context = _context(settings, database, authority, xds, probe, table)
     app = create_app(context)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=API_STOP_S,
-        server_header=False,
-    )
+    config = server_config(app, table, trusted_proxies=settings.trusted_proxies, timeout_graceful_shutdown=API_STOP_S)
     server = _Server(config)
     async with asyncio.TaskGroup() as tasks:
         parts = (context.heartbeat_sink, context.certificate_cache, context.pending_orders)
         background = [tasks.create_task(each.run()) for each in parts]
+        background += [tasks.create_task(each) for each in (probe.run(), close_overdue(table))]
         listening = [*sockets, *(each.dup() for each in sockets for _ in range(_ACCEPTS_PER_TURN - 1))]
         serving = tasks.create_task(server.serve(sockets=listening))
         try:
@@ -257,6 +260,8 @@ def _context(
     database: Database,
     authority: CertificateAuthority,
     xds: XdsServer,
+    probe: AcceptProbe,
+    table: ConnectionTable[BoundedProtocol],
 ) -> ApiContext:
     advertised = parse_endpoint(settings.xds_advertise) if settings.xds_advertise else None
     readiness: dict[str, Callable[[], bool]] = {"xds": lambda: xds.ready}
@@ -265,7 +270,7 @@ def _context(
         database=database,
         authority=authority,
         clock=_now,
-        heartbeat_sink=HeartbeatSink(database, replica=str(uuid4()), clock=_now),
+        heartbeat_sink=HeartbeatSink(database, replica=str(uuid4()), clock=_now, reached_at=lambda: probe.reached_at),
         certificate_cache=CertificateCache(database),
         pending_orders=PendingOrders(database, _now),
         xds_address=advertised.host if advertised else None,
@@ -274,6 +279,7 @@ def _context(
         silence_timeout=timedelta(seconds=settings.silence_timeout_s),
         auth_state=AuthState(oidc_provider=OidcProvider(oidc) if oidc else None),
         readiness_checks=readiness,
+        connection_tables={"api": table, "xds": xds.connections},
     )
 
 

@@ -42,23 +42,21 @@ class HealthVerdict:
     reason: str
 
 
-def judge(
-    report: ExitReport, now: datetime, ingest: IngestWindow, thresholds: HealthThresholds
-) -> HealthVerdict | None:
+def judge(report: ExitReport, ingest: IngestWindow, thresholds: HealthThresholds) -> HealthVerdict | None:
     """Return the verdict that moves an exit to another state; None when it keeps its state.
 
     An exit comes up again only on a heartbeat that is newer than its present state. It is healthy only if its traffic comes
     out in its pool's country; an exit without an observation is believed (docs/architecture.md#fail-closed).
     """
-    verdict = _verdict(report, now, ingest, thresholds)
+    verdict = _verdict(report, ingest, thresholds)
     if verdict is None or not may_move(report.state, verdict.state, heartbeat_is_new=report.is_new):
         return None
     return verdict
 
 
-def updated_reason(report: ExitReport, now: datetime, ingest: IngestWindow, thresholds: HealthThresholds) -> str | None:
+def updated_reason(report: ExitReport, ingest: IngestWindow, thresholds: HealthThresholds) -> str | None:
     """Return the present reason for an exit's state, if it differs from the stored one in more than its numbers."""
-    verdict = _verdict(report, now, ingest, thresholds)
+    verdict = _verdict(report, ingest, thresholds)
     if verdict is None or report.state in TAKEN_OUT or verdict.state is not report.state:
         return None
     return None if _without_numbers(verdict.reason) == _without_numbers(report.reason) else verdict.reason
@@ -78,12 +76,10 @@ def apply_hold_down(report: ExitReport, verdict: HealthVerdict, flaps: int, now:
     return HealthVerdict(ExitState.VERIFYING, reason)
 
 
-def _verdict(
-    report: ExitReport, now: datetime, ingest: IngestWindow, thresholds: HealthThresholds
-) -> HealthVerdict | None:
+def _verdict(report: ExitReport, ingest: IngestWindow, thresholds: HealthThresholds) -> HealthVerdict | None:
     if report.heartbeat is None:
         return None
-    silence = ingest.silence(now, report.heartbeat.heard_at)
+    silence = ingest.silence(report.heartbeat.heard_at)
     for condition, state in STATE_BY_CONDITION.items():
         reason = _reason(condition, report, report.heartbeat, silence, thresholds)
         if reason is not None:

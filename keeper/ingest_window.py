@@ -17,7 +17,9 @@ class IngestWindow:
 
     def __init__(self) -> None:
         self.since: datetime | None = None
-        """The start of the window; None while no replica of the API stores heartbeats."""
+        """The start of the window; None while no replica of the API receives and stores heartbeats."""
+        self.until: datetime | None = None
+        """The end of the window: the time until which heartbeats could be received."""
         self._observed_at: datetime | None = None
 
     def observe(self, now: datetime, watermark: datetime | None) -> None:
@@ -28,22 +30,23 @@ class IngestWindow:
         """
         broken = self._observed_at is None or not timedelta(0) <= now - self._observed_at <= MAX_GAP
         self._observed_at = now
+        self.until = watermark and min(now, watermark)
         if watermark is None or now - watermark > MAX_GAP:
             self.since = None
         elif broken or self.since is None:
             self.since = now
 
-    def silence(self, now: datetime, heard_at: datetime) -> timedelta:
+    def silence(self, heard_at: datetime) -> timedelta:
         """Return how long the sender of a heartbeat from `heard_at` has been silent within the window."""
-        if self.since is None:
+        if self.since is None or self.until is None:
             return timedelta(0)
-        return max(timedelta(0), now - max(heard_at, self.since))
+        return max(timedelta(0), self.until - max(heard_at, self.since))
 
-    def silence_cutoff(self, now: datetime, limit: timedelta) -> datetime | None:
+    def silence_cutoff(self, limit: timedelta) -> datetime | None:
         """Return the time before which a last heartbeat means more than `limit` of silence.
 
         None while the window is not longer than `limit`: then silence counts against no exit.
         """
-        if self.since is None or now - self.since <= limit:
+        if self.since is None or self.until is None or self.until - self.since <= limit:
             return None
-        return now - limit
+        return self.until - limit

@@ -92,7 +92,7 @@ class Keeper:
             await self._clamp_future_times(now)
         await self._judge_exits(now)
         if self._is_due("reasons", now, REASONS_EVERY):
-            await self._update_reasons(now)
+            await self._update_reasons()
         if self._is_due("caps", now, CAPS_EVERY):
             await self._apply_caps(now)
         if self._is_due("weigh", now, WEIGH_EVERY):
@@ -123,13 +123,13 @@ class Keeper:
             self._ingest.observe(now, await heartbeats.ingest_watermark(session))
             reports = await exit_reports.find_moving(
                 session,
-                unreachable_before=self._ingest.silence_cutoff(now, self._thresholds.unreachable_after),
-                lost_before=self._ingest.silence_cutoff(now, self._thresholds.lost_after),
+                unreachable_before=self._ingest.silence_cutoff(self._thresholds.unreachable_after),
+                lost_before=self._ingest.silence_cutoff(self._thresholds.lost_after),
             )
             verdicts = [
                 (report, verdict)
                 for report in reports
-                if (verdict := judge(report, now, self._ingest, self._thresholds)) is not None
+                if (verdict := judge(report, self._ingest, self._thresholds)) is not None
             ]
             moves = await _with_hold_down(session, now, verdicts)
         if not moves:
@@ -140,14 +140,14 @@ class Keeper:
                 if await exits.change_state(unit, exit_id, old, new, reason, now):
                     log.info("exit.state", exit=str(exit_id), old=old, new=new, reason=reason)
 
-    async def _update_reasons(self, now: datetime) -> None:
+    async def _update_reasons(self) -> None:
         """Update the reasons of exits that are not healthy. Their states, and the start of these, stay."""
         async with self._database.session() as session:
             reports = await exit_reports.find_unwell(session)
         updates = [
             (report, reason)
             for report in reports
-            if (reason := updated_reason(report, now, self._ingest, self._thresholds)) is not None
+            if (reason := updated_reason(report, self._ingest, self._thresholds)) is not None
         ]
         if not updates:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from model.connection_table import ConnectionLimits
+from model.descriptors import RESERVED, default_connections
 from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
 
@@ -45,6 +47,15 @@ def _addresses(text: str) -> str:
 
 def _address(text: str | None) -> str | None:
     return text and _addresses(text)
+
+
+def _networks(text: str) -> str:
+    _read_networks(text)
+    return text
+
+
+def _read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 def _secure_url(text: str | None) -> str | None:
@@ -145,6 +156,14 @@ class Settings(BaseSettings):
     """The number of new xDS streams that a replica admits in a second; the others must retry."""
     connection_age_s: float = Field(default=1_800, ge=0)
     """The maximum age of a connection, after which a proxy reconnects to any replica; 0: no maximum."""
+    connections_max: int | None = Field(default=None, ge=1)
+    """The connections that the API, and the xDS server, may each have; unset: as many as the descriptors of the process allow."""
+    waiting_per_address: int = Field(default=1_000, ge=1)
+    """The connections of one client address, at each of both, on which no request is authenticated yet."""
+    request_timeout_s: float = Field(default=20, gt=0)
+    """The time within which a request must be complete and authenticated, from the connection or the request's first byte."""
+    trusted_proxies: Annotated[str, NoDecode, AfterValidator(_networks)] = ""
+    """Addresses and networks of proxies in front of the API, with commas, whose X-Forwarded-For and -Proto are believed."""
 
     container_engine: Annotated[str | None, AfterValidator(_engine)] = None
     """The engine for containers of exits: unix:///path or tcp://host:port. See docs/containers.md before setting it."""
@@ -181,6 +200,18 @@ class Settings(BaseSettings):
             redirect_uri=self.oidc_redirect_uri,
             role_claim=self.oidc_role_claim,
             roles=_read_roles(self.oidc_roles),
+        )
+
+    def connection_limits(self, descriptors: int) -> ConnectionLimits:
+        """Return the limits of each of API and xDS in a process with so many descriptors. Raises BadSettings for too few."""
+        total = self.connections_max or default_connections(descriptors)
+        if 2 * total + RESERVED > max(descriptors, RESERVED + 2):
+            raise BadSettings(
+                f"EXITPLANE_CONNECTIONS_MAX={total} needs {2 * total + RESERVED} file descriptors, and this process may open {descriptors}",
+                hint="raise the limit of the service (LimitNOFILE=, ulimit -Hn), or set a smaller number",
+            )
+        return ConnectionLimits(
+            total, self.waiting_per_address, self.request_timeout_s, _read_networks(self.trusted_proxies)
         )
 
     @property

@@ -7,7 +7,7 @@ from typing import Final
 
 _PUBLIC_PATHS: Final = {
     "GET": re.compile(
-        r"/health(/ready|/startup)?|/docs(/oauth2-redirect)?|/openapi\.json|/api/v1/auth/oidc/(login|callback)"
+        r"/health(/ready|/startup)?|/docs|/swagger-ui/[^/]+|/openapi\.json|/api/v1/auth/oidc/(login|callback)"
     ),
     # proxies send a join token or a signature; a caller who logs in or refreshes has no access token yet
     "POST": re.compile(r"/api/v1/(exits|proxies)/(register|[^/]+/heartbeat)|/api/v1/auth/(login|refresh)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Coroutine
 from email.message import Message
@@ -15,6 +16,8 @@ from api.http.problems import Problem
 BODY_MAX_BYTES = 1024 * 1024
 LONG_BODY_MAX_BYTES = 16 * BODY_MAX_BYTES
 """The limit for a document with the whole declared state."""
+BODY_TIMEOUT_S = 60.0
+"""The time for the body of an authenticated caller. Strangers have less; see model/connection_table.py."""
 
 
 class JsonRequest(Request):
@@ -30,7 +33,7 @@ class JsonRequest(Request):
         return self._body
 
     async def content(self) -> bytes:
-        """Read the body, which may be empty. Raises Problem (413)."""
+        """Read the body, which may be empty. Raises Problem: 413, 408 when it takes longer than BODY_TIMEOUT_S."""
         if not hasattr(self, "_body"):
             self._body = await self._read()
         return self._body
@@ -59,10 +62,14 @@ class JsonRequest(Request):
         if declared.isdecimal() and len(declared) < 20 and int(declared) > self.max_bytes:
             raise _too_large(self.max_bytes)
         body = bytearray()
-        async for chunk in self.stream():
-            body += chunk
-            if len(body) > self.max_bytes:
-                raise _too_large(self.max_bytes)
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                async for chunk in self.stream():
+                    body += chunk
+                    if len(body) > self.max_bytes:
+                        raise _too_large(self.max_bytes)
+        except TimeoutError as error:
+            raise _too_slow(len(body)) from error
         return bytes(body)
 
 
@@ -97,6 +104,11 @@ def _too_large(max_bytes: int) -> Problem:
     headers = {"Connection": "close"}
     message = f"the body is larger than {max_bytes} bytes"
     return Problem(413, "too_large", message, hint="send less in one request", headers=headers)
+
+
+def _too_slow(received: int) -> Problem:
+    message = f"only {received} bytes of the body came within {BODY_TIMEOUT_S:g} s"
+    return Problem(408, "slow_body", message, hint="send it faster, or in parts", headers={"Connection": "close"})
 
 
 def _refuse_constant(name: str) -> NoReturn:

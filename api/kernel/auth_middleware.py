@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.http.connections import note_authenticated
 from api.http.problems import Problem, of_outage, respond
 from api.http.public_routes import is_public
 from api.kernel.authentication import identify
@@ -50,6 +51,7 @@ class AuthMiddleware:
         except DatabaseUnreachable as error:
             return of_outage(error)
         scope[STATE_KEY] = caller
+        note_authenticated(scope)
         collection = _collection(scope["path"])
         return None if collection == _OWN_ACCOUNT else caller.refusal(collection, write=scope["method"] not in _READS)
 

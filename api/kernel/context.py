@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,6 +16,7 @@ from api.runtime.heartbeat_sink import HeartbeatSink
 from api.runtime.pending_orders import PendingOrders
 from api.runtime.world_cache import WorldCache
 from model.authority import CertificateAuthority
+from model.connection_table import ConnectionTable
 from model.database import Database
 
 
@@ -37,7 +38,8 @@ class ApiContext:
 
     `clock` returns aware datetimes. `xds_address` is the host that proxies dial (None: the host at which they reached the
     API) and `xds_port` its port. A proxy that is silent for longer than `silence_timeout` does not count as connected.
-    `readiness_checks` has a check for each other component of this process, by the component's name.
+    `readiness_checks` has a check for each other component of this process, by the component's name, and `connection_tables`
+    has the connections of each listener.
     """
 
     database: Database
@@ -53,6 +55,7 @@ class ApiContext:
     auth_state: AuthState = field(default_factory=AuthState)
     world_cache: WorldCache = field(default_factory=WorldCache)
     readiness_checks: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
+    connection_tables: Mapping[str, ConnectionTable[Any]] = field(default_factory=dict)
     has_started: Callable[[], bool] = _always
 
     def begin_read(self, session: AsyncSession) -> ReadContext:

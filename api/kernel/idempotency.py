@@ -1,13 +1,14 @@
 """Idempotency-Key: a POST that a client repeats after a lost response is executed once.
 
-The response is stored in the transaction of the write, so either both are committed or neither is.
+The response is stored in the transaction of the write, so either both are committed or neither is. It is repeated only to the
+credential that got it, and only while that has the same rights: keys of one operator may see different fleets.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,10 +28,12 @@ _FIELD: Final = "Idempotency-Key"
 
 @dataclass(frozen=True, slots=True)
 class IdempotentRequest:
-    """A request under a key. Another request under the same key is an error."""
+    """A request under a key. Another request under the same key, or the same one with other rights, is an error."""
 
     key: str
+    """The client's key; an API key's id precedes it, because each credential has keys of its own."""
     digest: str
+    """The digest of the request and of the caller's rights."""
 
     async def recall(self, session: AsyncSession, caller: Caller) -> Response | None:
         """Read the stored response of the key; None if there is none. Waits for a request that is under way.
@@ -41,7 +44,7 @@ class IdempotentRequest:
         if stored is None:
             return None
         if stored.digest != self.digest:
-            message = "this key was used for another request"
+            message = "this key was used for another request, or with other rights"
             raise Problem(422, "key_reused", message, errors=[FieldError(_FIELD, message, "use a new key", self.key)])
         return Response(
             stored.body or None, stored.status, {**stored.headers, REPLAYED_HEADER: "true"}, "application/json"
@@ -55,8 +58,8 @@ class IdempotentRequest:
         await idempotency.save_reply(session, caller.operator_id, self.key, reply)
 
 
-async def read_key(request: JsonRequest, key: str | None) -> IdempotentRequest | None:
-    """Read the key of a request, with a digest of the request. Raises Problem (422) for a key that is not valid."""
+async def read_key(request: JsonRequest, key: str | None, caller: Caller) -> IdempotentRequest | None:
+    """Read the key of a caller's request. Raises Problem (422) for a key that is not valid."""
     if key is None:
         return None
     if not _KEY.fullmatch(key):
@@ -64,5 +67,17 @@ async def read_key(request: JsonRequest, key: str | None) -> IdempotentRequest |
         raise Problem(
             422, "bad_key", message, errors=[FieldError(_FIELD, message, "send 1 to 255 printable ASCII", key)]
         )
-    head = b"\0".join([request.method.encode(), str(request.url.path).encode(), request.url.query.encode()])
-    return IdempotentRequest(key, hashlib.sha256(head + b"\0" + await request.content()).hexdigest())
+    parts = (
+        request.method,
+        request.url.path,
+        request.url.query,
+        caller.role,
+        _names(caller.fleets),
+        _names(caller.scopes),
+    )
+    digest = hashlib.sha256("\0".join(parts).encode() + b"\0" + await request.content()).hexdigest()
+    return IdempotentRequest(key if caller.api_key_id is None else f"{caller.api_key_id} {key}", digest)
+
+
+def _names(limits: Iterable[object] | None) -> str:
+    return "all" if limits is None else " ".join(sorted(map(str, limits)))

@@ -241,7 +241,9 @@ def require_write(collection: str) -> Any:
         dry_run: DryRun = False,
     ) -> OperatorWrite:
         caller = await permission(caller)
-        idempotent = await read_key(request, idempotency_key) if request.method == "POST" and not dry_run else None
+        idempotent = (
+            await read_key(request, idempotency_key, caller) if request.method == "POST" and not dry_run else None
+        )
         return OperatorWrite(write, caller, idempotent, dry_run, approve)
 
     return Depends(authorize)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 import structlog
 
@@ -32,6 +34,7 @@ class EventHub:
         database: Database,
         *,
         streams_max: int = 256,
+        streams_per_operator: int = 16,
         tail: int = 2_000,
         keepalive_s: float = 15.0,
         check_every_s: float = 60.0,
@@ -40,6 +43,8 @@ class EventHub:
     ) -> None:
         self._database = database
         self._streams_max = streams_max
+        self._streams_per_operator = streams_per_operator
+        self._streams_of: Counter[UUID] = Counter()
         self._tail_max = tail
         self._poll_s = poll_s
         self.keepalive_s = keepalive_s
@@ -59,13 +64,20 @@ class EventHub:
         self._position = 0
 
     @contextmanager
-    def open_stream(self) -> Iterator[None]:
-        """Count one stream while the block lasts. Raises Problem (503) when the replica has too many."""
+    def open_stream(self, operator_id: UUID) -> Iterator[None]:
+        """Count one stream of an operator while the block lasts.
+
+        Raises Problem: 503 when the replica has too many, 429 when the operator has, with all credentials together.
+        """
         if self.closing or self.streams >= self._streams_max:
             message = "this replica is stopping" if self.closing else f"this replica has {self.streams} event streams"
             headers = {"Retry-After": str(_RETRY_AFTER_S)}
             raise Problem(503, "too_many_streams", message, hint="try again in a moment", headers=headers)
+        if self._streams_of[operator_id] >= self._streams_per_operator:
+            message = f"this operator has {self._streams_of[operator_id]} event streams at this replica"
+            raise Problem(429, "too_many_own_streams", message, hint="close one, or share one between programs")
         self.streams += 1
+        self._streams_of[operator_id] += 1
         if self._task is None or self._task.done():
             self._from, self._tail = None, []
             self._task = asyncio.create_task(self._follow(), name="api.features.events")
@@ -73,6 +85,8 @@ class EventHub:
             yield
         finally:
             self.streams -= 1
+            self._streams_of[operator_id] -= 1
+            self._streams_of += Counter()  # drops operators without streams
             if not self.streams and self._task is not None:
                 self._task.cancel()
                 self._task = None

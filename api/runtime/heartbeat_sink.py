@@ -25,7 +25,7 @@ _STOP_TIMEOUT_S = 5.0
 class HeartbeatSink:
     """A collector that writes the newest heartbeat of each proxy in one transaction every `period_s`.
 
-    The transaction also records until when this replica could receive heartbeats. A heartbeat with a change (the tunnel or
+    The transaction also records until when this replica could receive heartbeats, which `reached_at` says; None: never yet. A heartbeat with a change (the tunnel or
     Envoy went up or down, the proxy leaves or is new) is written at once, and wakes the keeper. While PostgreSQL is away,
     the newest heartbeat of each proxy is kept.
 
@@ -40,10 +40,12 @@ class HeartbeatSink:
         clock: Callable[[], datetime],
         period_s: float = 1.0,
         proxies_max: int = PROXIES_MAX,
+        reached_at: Callable[[], datetime | None] | None = None,
     ) -> None:
         self._database = database
         self._replica = replica
         self._clock = clock
+        self._reached_at = reached_at or clock
         self._period_s = period_s
         self._proxies_max = proxies_max
         self._pending: dict[UUID, Heartbeat] = {}
@@ -107,10 +109,11 @@ class HeartbeatSink:
 
     async def _write(self, batch: dict[UUID, Heartbeat], *, wakes_keeper: bool) -> None:
         # read before the write: heartbeats that arrive from now on are not in the batch
-        heard_until = self._clock()
+        heard_until = self._reached_at()
         async with self._database.session() as session:
             await heartbeats.store(session, [*batch.values()])
-            await heartbeats.record_ingest_watermark(session, self._replica, heard_until)
+            if heard_until is not None:
+                await heartbeats.record_ingest_watermark(session, self._replica, heard_until)
             if wakes_keeper:
                 await heartbeats.wake_keeper(session)
 

@@ -92,6 +92,7 @@ class Api:
         chunks: Iterable[bytes] | None = None,
         headers: dict[str, str] | None = None,
         peer: str | None = None,
+        scheme: str = "http",
     ) -> ApiReply:
         if body is None:
             body = b"" if json is None else jsonlib.dumps(json).encode()
@@ -109,7 +110,7 @@ class Api:
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": method,
-            "scheme": "http",
+            "scheme": scheme,
             "path": unquote(path),
             "raw_path": path.encode(),
             "query_string": query.encode(),

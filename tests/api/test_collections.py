@@ -253,6 +253,29 @@ async def test_key_is_bound_to_request_and_caller(demo, make_operator):
     assert (await other("POST", "/api/v1/users", BODIES["users"](1), headers=key)).status == 201
 
 
+async def test_credential_of_owner_does_not_replay_reply_of_another(demo, stored):
+    """A key of another fleet must not learn what its owner, or the owner's key, was answered."""
+    key = {"Idempotency-Key": "k-1"}
+    made = await demo("POST", "/api/v1/api-keys", {"name": "narrow", "role": "operator", "scopes": ["users:write"]})
+    first = await demo("POST", "/api/v1/users", BODIES["users"](0), headers=key)
+    before = await stored()
+    other = await demo.holding(made.json["key"])("POST", "/api/v1/users", BODIES["users"](0), headers=key)
+    assert (first.status, other.status, other.json["code"]) == (201, 409, "duplicate")
+    assert "idempotency-replayed" not in other.headers
+    assert await stored() == before
+
+
+async def test_reduced_rights_neither_replay_nor_repeat(demo, make_operator, query, stored):
+    key = {"Idempotency-Key": "k-1"}
+    ada = demo.holding((await make_operator("ada", "operator")).key)
+    assert (await ada("POST", "/api/v1/users", BODIES["users"](0), headers=key)).status == 201
+    await query("UPDATE operator SET fleet_ids = '[]' WHERE name = 'ada'")
+    before = await stored()
+    reply = await ada("POST", "/api/v1/users", BODIES["users"](0), headers=key)
+    assert (reply.status, reply.json["code"]) == (422, "key_reused")
+    assert await stored() == before
+
+
 async def test_key_covers_query_of_request(demo, stored):
     body, key = BODIES["users"](0), {"Idempotency-Key": "k-1"}
     tried = await demo("POST", "/api/v1/users?dry_run=false", body, headers=key)

@@ -512,6 +512,18 @@ async def test_replica_limits_number_of_streams(demo, listen, until):
     await until(lambda: hub.streams == 1)
 
 
+async def test_operator_leaves_event_streams_for_others(demo, make_operator, listen):
+    replace_hub(demo, streams_max=4, streams_per_operator=2)
+    viewer, other = await make_operator("vi", "viewer"), await make_operator("eve", "viewer")
+    first = await listen(demo, credential=viewer.key)
+    await listen(demo, credential=viewer.key)
+    refused = await listen(demo, credential=viewer.key, wait=False)
+    assert (refused.status, refused.problem["code"]) == (429, "too_many_own_streams")
+    await listen(demo, credential=other.key)
+    await first.leave()
+    await listen(demo, credential=viewer.key)
+
+
 async def test_replica_listens_once_for_all_streams_and_not_without(demo, listen, until, query):
     count = "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
     count = count.replace("query LIKE 'LISTEN%'", "(query LIKE 'LISTEN%' OR query = 'SELECT 1')")

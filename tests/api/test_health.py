@@ -13,7 +13,8 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 async def test_healthy_process_is_ready(make_api, database):
     api = make_api(database, readiness_checks={"xds": lambda: True})
-    whole = {"ok": True, "parts": {"database": {"ok": True, "reason": ""}, "xds": {"ok": True, "reason": ""}}}
+    parts = {"database": {"ok": True, "reason": ""}, "xds": {"ok": True, "reason": ""}}
+    whole = {"ok": True, "parts": parts, "connections": {}}
     for path in ("/health", "/health/ready"):
         reply = await api("GET", path)
         assert (reply.status, reply.json) == (200, whole)

@@ -10,6 +10,9 @@ import aiohttp
 import pytest
 import uvicorn
 
+from api.http.connections import server_config
+from model.connection_table import ConnectionLimits, ConnectionTable
+
 FLEET = {"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}
 
 
@@ -86,14 +89,30 @@ async def test_concurrent_heartbeats_of_many_proxies(address, session, exit_prox
     assert len(await query("SELECT * FROM heartbeat")) == 1
 
 
-async def test_failed_logins_count_for_forwarded_address(address, session):
-    async def log_in(name: str, headers: dict[str, str]) -> int:
-        body = {"name": name, "password": "wrong horse battery"}
-        async with session.post(f"{address}/api/v1/auth/login", json=body, headers=headers) as reply:
-            return reply.status
+async def forwarded_logins(app, until, trusted_proxies):
+    """Fail 21 logins of one client, and then one of another, behind a proxy on loopback. Return the last two statuses."""
+    config = server_config(app, ConnectionTable("api", ConnectionLimits()), trusted_proxies=trusted_proxies, port=0)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/api/v1/auth/login"
+    statuses = []
+    async with aiohttp.ClientSession() as session:
+        for number in range(22):
+            body = {"name": f"somebody-{number}", "password": "wrong horse battery"}
+            headers = {"X-Forwarded-For": "192.0.2.7" if number < 21 else "192.0.2.8"}
+            async with session.post(url, json=body, headers=headers) as reply:
+                statuses.append(reply.status)
+    server.should_exit = True
+    await task
+    assert statuses[:20] == [401] * 20
+    return statuses[20:]
 
-    client = {"X-Forwarded-For": "192.0.2.7"}
-    statuses = [await log_in(f"somebody-{number}", client) for number in range(21)]
-    assert statuses == [401] * 20 + [429]
-    assert await log_in("somebody", {}) == 401
-    assert await log_in("somebody", {"X-Forwarded-For": "192.0.2.8"}) == 401
+
+async def test_forwarded_address_is_not_believed(api, until):
+    """Otherwise a client on the host guesses passwords without end, under an address of its own for each guess."""
+    assert await forwarded_logins(api.app, until, "") == [429, 429]
+
+
+async def test_failed_logins_count_for_address_forwarded_by_trusted_proxy(api, until):
+    assert await forwarded_logins(api.app, until, "198.51.100.1,127.0.0.0/8") == [429, 401]

@@ -162,7 +162,7 @@ def window_of(seconds: float) -> IngestWindow:
 @pytest.mark.parametrize("heard", NEXT_STATES)
 @pytest.mark.parametrize("state", ExitState)
 def test_next_state_follows_from_state_and_heartbeat(state, heard):
-    verdict = judge(report(state, heard), NOW, window_of(3600), THRESHOLDS)
+    verdict = judge(report(state, heard), window_of(3600), THRESHOLDS)
     assert (verdict and verdict.state) == NEXT_STATES[heard][list(ExitState).index(state)]
 
 
@@ -171,7 +171,7 @@ def test_next_state_follows_from_state_and_heartbeat(state, heard):
 def test_silence_without_ingest_moves_no_exit(state, heard):
     closed = IngestWindow()
     closed.observe(NOW, None)
-    verdict = judge(report(state, heard), NOW, closed, THRESHOLDS)
+    verdict = judge(report(state, heard), closed, THRESHOLDS)
     assert verdict is None or "silent" not in verdict.reason
     if "silence" in heard and "complaint" not in heard and "left" not in heard:
         assert verdict is None or verdict.state is HEALTHY
@@ -190,7 +190,7 @@ def test_silence_without_ingest_moves_no_exit(state, heard):
     ],
 )
 def test_verdict_has_a_reason(heard, reason):
-    verdict = judge(report(REGISTERING, heard), NOW, window_of(3600), THRESHOLDS)
+    verdict = judge(report(REGISTERING, heard), window_of(3600), THRESHOLDS)
     assert verdict.reason == reason
 
 
@@ -214,13 +214,13 @@ def test_verdict_has_a_reason(heard, reason):
 )
 def test_reason_is_updated_when_more_than_its_numbers_changed(state, said, heard, by_now):
     known = replace(report(state, heard), reason=said)
-    assert updated_reason(known, NOW, window_of(3600), THRESHOLDS) == by_now
+    assert updated_reason(known, window_of(3600), THRESHOLDS) == by_now
 
 
 @pytest.mark.parametrize(("ago_s", "state"), [(30, None), (30.1, UNREACHABLE), (300, UNREACHABLE), (300.1, LOST)])
 def test_thresholds_are_exclusive(ago_s, state):
     beat = Heartbeat(UUID(int=1), NOW - timedelta(seconds=ago_s), **GOOD)
-    verdict = judge(ExitReport(UUID(int=1), HEALTHY, NOW, beat, "us"), NOW, window_of(3600), THRESHOLDS)
+    verdict = judge(ExitReport(UUID(int=1), HEALTHY, NOW, beat, "us"), window_of(3600), THRESHOLDS)
     assert (verdict and verdict.state) == state
 
 
@@ -228,5 +228,5 @@ def test_thresholds_are_exclusive(ago_s, state):
 def test_heartbeat_is_new_only_after_the_state_began(after_s, state):
     beat = Heartbeat(UUID(int=1), NOW, **GOOD)
     known = ExitReport(UUID(int=1), UNREACHABLE, NOW - timedelta(seconds=after_s), beat, "us")
-    verdict = judge(known, NOW, window_of(3600), THRESHOLDS)
+    verdict = judge(known, window_of(3600), THRESHOLDS)
     assert (verdict and verdict.state) == state

@@ -108,26 +108,26 @@ async def keep(session, harness, reports):
 async def test_exit_is_read_if_and_only_if_it_moves(harness, drawn, window_since):
     """If: otherwise an exit would keep a wrong state. Only if: otherwise each run would read all exits."""
     window = IngestWindow()
-    window.since = window_since
+    window.since, window.until = window_since, NOW
     async with harness.database.session() as session:
         await keep(session, harness, drawn)
         read = await exit_reports.find_moving(
             session,
-            window.silence_cutoff(NOW, THRESHOLDS.unreachable_after),
-            window.silence_cutoff(NOW, THRESHOLDS.lost_after),
+            window.silence_cutoff(THRESHOLDS.unreachable_after),
+            window.silence_cutoff(THRESHOLDS.lost_after),
         )
     assert {each.exit_id: each for each in read} == {
-        each.exit_id: each for each in drawn if judge(each, NOW, window, THRESHOLDS)
+        each.exit_id: each for each in drawn if judge(each, window, THRESHOLDS)
     }
 
 
 @given(AGOS, AGOS, st.none() | TIMES)
 def test_silence_cutoff_equals_silence_beyond_the_limit(ago, limit, since):
     window = IngestWindow()
-    window.since = since
-    before = window.silence_cutoff(NOW, abs(limit))
+    window.since, window.until = since, NOW
+    before = window.silence_cutoff(abs(limit))
     heard_at = NOW - ago
-    assert (before is not None and heard_at < before) is (window.silence(NOW, heard_at) > abs(limit))
+    assert (before is not None and heard_at < before) is (window.silence(heard_at) > abs(limit))
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------

@@ -25,32 +25,32 @@ def observe_every_second(window: IngestWindow, start: datetime, seconds: float) 
 
 
 def test_no_silence_before_the_first_observation():
-    assert IngestWindow().silence(NOW, LONG_AGO) == s(0)
+    assert IngestWindow().silence(LONG_AGO) == s(0)
 
 
 def test_silence_counts_from_the_first_observation():
     window = IngestWindow()
-    now = observe_every_second(window, NOW, 60)
-    assert window.silence(now, LONG_AGO) == s(60)
+    observe_every_second(window, NOW, 60)
+    assert window.silence(LONG_AGO) == s(60)
 
 
 def test_silence_counts_from_the_last_heartbeat():
     window = IngestWindow()
-    now = observe_every_second(window, NOW, 60)
-    assert window.silence(now, NOW + s(45)) == s(15)
+    observe_every_second(window, NOW, 60)
+    assert window.silence(NOW + s(45)) == s(15)
 
 
 def test_heartbeat_from_the_future_is_no_silence():
     window = IngestWindow()
     now = observe_every_second(window, NOW, 60)
-    assert window.silence(now, now + s(10)) == s(0)
+    assert window.silence(now + s(10)) == s(0)
 
 
 def test_no_silence_without_a_watermark():
     window = IngestWindow()
     for second in range(60):
         window.observe(NOW + s(second), None)
-    assert window.silence(NOW + s(59), LONG_AGO) == s(0)
+    assert window.silence(LONG_AGO) == s(0)
 
 
 def test_outage_of_the_api_is_no_silence_and_resets_the_window():
@@ -58,9 +58,9 @@ def test_outage_of_the_api_is_no_silence_and_resets_the_window():
     down = observe_every_second(window, NOW, 60)
     for second in range(40):
         window.observe(down + s(second), down)
-    assert window.silence(down + s(39), LONG_AGO) == s(0)
-    back = observe_every_second(window, down + s(40), 10)
-    assert window.silence(back, LONG_AGO) == s(10)
+    assert window.silence(LONG_AGO) == s(0)
+    observe_every_second(window, down + s(40), 10)
+    assert window.silence(LONG_AGO) == s(10)
 
 
 def test_short_gap_between_flushes_keeps_the_window():
@@ -68,8 +68,18 @@ def test_short_gap_between_flushes_keeps_the_window():
     down = observe_every_second(window, NOW, 60)
     for second in range(1, 5):
         window.observe(down + s(second), down)
-    now = observe_every_second(window, down + s(5), 5)
-    assert window.silence(now, LONG_AGO) == s(70)
+    observe_every_second(window, down + s(5), 5)
+    assert window.silence(LONG_AGO) == s(70)
+
+
+def test_silence_stops_as_soon_as_nothing_can_be_received():
+    """An exit that sent its last heartbeat 28 s ago is not silent for 30 s because of 3 s in which none could get in."""
+    window = IngestWindow()
+    now = observe_every_second(window, NOW, 60)
+    for second in (1, 2, 3):
+        window.observe(now + s(second), now)
+    assert window.silence(now - s(28)) == s(28)
+    assert window.silence_cutoff(s(28)) == now - s(28)
 
 
 def test_gap_between_observations_resets_the_window():
@@ -78,21 +88,21 @@ def test_gap_between_observations_resets_the_window():
     away = observe_every_second(window, NOW, 60)
     back = away + s(120)
     window.observe(back, back)
-    assert window.silence(back, LONG_AGO) == s(0)
+    assert window.silence(LONG_AGO) == s(0)
 
 
 def test_clock_that_jumps_ahead_makes_no_silence():
     window = IngestWindow()
     jumped = observe_every_second(window, NOW, 60) + timedelta(hours=1)
-    now = observe_every_second(window, jumped, 10)
-    assert window.silence(now, NOW + s(60)) == s(10)
+    observe_every_second(window, jumped, 10)
+    assert window.silence(NOW + s(60)) == s(10)
 
 
 def test_clock_that_jumps_back_makes_no_silence():
     window = IngestWindow()
     jumped = observe_every_second(window, NOW, 60) - timedelta(hours=1)
-    now = observe_every_second(window, jumped, 10)
-    assert window.silence(now, LONG_AGO) == s(10)
+    observe_every_second(window, jumped, 10)
+    assert window.silence(LONG_AGO) == s(10)
 
 
 STEPS = st.lists(st.tuples(st.floats(-30, 30), st.none() | st.floats(-3, 30)), max_size=40)
@@ -110,5 +120,6 @@ def test_silence_is_the_unbroken_time_since_the_last_heartbeat(steps, heard_ago_
         unbroken = unbroken + s(after_s) if heard and heard_before and watched else s(0)
         heard_before = heard
         window.observe(now, None if flushed_ago_s is None else now - s(flushed_ago_s))
-        silence = window.silence(now, now - s(heard_ago_s))
-        assert abs(silence - min(unbroken, s(heard_ago_s))) < timedelta(milliseconds=1)
+        deaf_s = max(0.0, flushed_ago_s or 0.0)
+        silence = max(s(0), min(unbroken, s(heard_ago_s)) - s(deaf_s))
+        assert abs(window.silence(now - s(heard_ago_s)) - silence) < timedelta(milliseconds=1)

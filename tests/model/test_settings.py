@@ -90,3 +90,30 @@ def test_state_folder_depends_on_root(monkeypatch):
 
 def test_every_setting_has_a_variable_of_the_same_name():
     assert Settings.model_config["env_prefix"] == "EXITPLANE_"
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "given", "total"),
+    [
+        (1_024, {}, 384),
+        (20_000, {}, 9_872),
+        (1_048_576, {}, 10_000),
+        (1_024, {"connections_max": 300}, 300),
+        (100, {}, 1),
+    ],
+)
+def test_connections_fit_into_the_descriptors(descriptors, given, total):
+    assert Settings(**given).connection_limits(descriptors).total == total
+
+
+def test_more_connections_than_descriptors_are_refused():
+    with pytest.raises(BadSettings, match="EXITPLANE_CONNECTIONS_MAX=400 needs 1056 file descriptors") as refused:
+        Settings(connections_max=400).connection_limits(1_024)
+    assert "LimitNOFILE" in refused.value.hint
+
+
+@pytest.mark.parametrize("text", ["loopback", "127.0.0.1/33", "10.0.0.1/8"])
+def test_trusted_proxies_must_be_addresses_or_networks(text, monkeypatch):
+    monkeypatch.setenv("EXITPLANE_TRUSTED_PROXIES", text)
+    with pytest.raises(BadSettings, match="EXITPLANE_TRUSTED_PROXIES"):
+        read_settings()

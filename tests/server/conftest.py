@@ -175,12 +175,14 @@ Serve = Callable[..., AbstractAsyncContextManager[XdsServer]]
 def serve(database: Database, authority: CertificateAuthority, until: Callable[..., Any]) -> Serve:
     """`async with serve() as server` runs a replica, by default on the test's database.
 
-    `canary`, `debounce`, `envoy` and `clock` are arguments of `run_server`; all others are `Limits`.
+    `canary`, `debounce`, `envoy`, `clock` and `connections` are arguments of `run_server`; all others are `Limits`.
     """
 
     @asynccontextmanager
     async def start(on: Database = database, *, ready: bool = True, **given: Any) -> AsyncIterator[XdsServer]:
-        more = {name: given.pop(name) for name in ("canary", "debounce", "envoy", "clock") if name in given}
+        more = {
+            name: given.pop(name) for name in ("canary", "debounce", "envoy", "clock", "connections") if name in given
+        }
         limits = Limits(**{"removal_grace_s": 0, **given})
         async with run_server(on, authority, ["127.0.0.1:0"], limits=limits, **more) as server:
             if ready:

@@ -17,6 +17,7 @@ from model.repositories import declared, enrolment
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Close, XdsStream
 from xds.server.admission import Admission, ConnectionAge, Limits
+from xds.server.connection_guard import ConnectionGuard
 from xds.server.publisher import Publisher
 from xds.server.recorder import AckRecorder
 from xds.server.stream_handler import Context, StreamHandler
@@ -62,11 +63,13 @@ class DiscoveryService:
         recorder: AckRecorder,
         limits: Limits,
         catch_up: Callable[[], Awaitable[None]],
+        guard: ConnectionGuard,
     ) -> None:
         self._database = database
         self._publisher = publisher
         self._recorder = recorder
         self._limits = limits
+        self._guard = guard
         self._catch_up = catch_up
         """Waits until everything that was committed is published."""
         self._admission = Admission(limits.admissions_per_s, limits.admissions_burst, limits.penalty_s)
@@ -118,6 +121,12 @@ class DiscoveryService:
         identity = identify(context)
         if identity is None:
             return Close("UNAUTHENTICATED", "the certificate names no proxy: enrol the agent again")
+        with self._guard.call_of(context.peer()):
+            return await self._serve_client(identity, variant, only, context)
+
+    async def _serve_client(
+        self, identity: Identity, variant: Variant, only: str | None, context: Context
+    ) -> Close | None:
         if self._publisher.world is None or self._closing:
             return Close("UNAVAILABLE", "the control plane is starting or shutting down")  # rule 9
         if self._admission.is_blocked(identity.proxy_id, time.monotonic()):

@@ -15,10 +15,12 @@ import grpc
 
 from model.authority import CertificateAuthority, issue_server
 from model.change_feed import ChangeFeed
+from model.connection_table import ConnectionLimits, ConnectionTable
 from model.database import Database
 from model.errors import ExitplaneError
 from xds.server.admission import MAX_REQUEST_BYTES, ConnectionAge, Limits
 from xds.server.config_dump import ConfigDumpResponder
+from xds.server.connection_guard import ConnectionGuard
 from xds.server.discovery_service import DiscoveryService
 from xds.server.envoy_validator import EnvoyValidator
 from xds.server.publisher import Publisher
@@ -27,7 +29,7 @@ from xds.server.rollout_controller import CanaryPolicy, RolloutController
 from xds.server.world_watcher import Debounce, WorldWatcher
 
 SHUTDOWN_S: Final = 3.0
-_LIMITS, _DEBOUNCE, _CANARY = Limits(), Debounce(), CanaryPolicy()
+_LIMITS, _CONNECTIONS, _DEBOUNCE, _CANARY = Limits(), ConnectionLimits(), Debounce(), CanaryPolicy()
 _OPTIONS: Final = (
     ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share its clients silently
     ("grpc.max_send_message_length", -1),
@@ -53,6 +55,7 @@ class XdsServer:
 
     publisher: Publisher
     ports: Sequence[int]
+    connections: ConnectionTable[int]
 
     @property
     def ready(self) -> bool:
@@ -67,6 +70,7 @@ async def run_server(
     addresses: Sequence[str],
     *,
     limits: Limits = _LIMITS,
+    connections: ConnectionLimits = _CONNECTIONS,
     debounce: Debounce = _DEBOUNCE,
     canary: CanaryPolicy = _CANARY,
     envoy: Path | None = None,
@@ -83,10 +87,14 @@ async def run_server(
     controller = RolloutController(publisher, database, replica, canary, clock, validator)
     config_dump = ConfigDumpResponder(database, publisher, recorder)
     watcher = WorldWatcher(database, feed, publisher, debounce)
-    service = DiscoveryService(database, publisher, recorder, limits, watcher.catch_up)
-    server = grpc.aio.server(options=[*_OPTIONS, *ConnectionAge(limits.connection_age_s).options])
+    guard = ConnectionGuard(connections)
+    service = DiscoveryService(database, publisher, recorder, limits, watcher.catch_up, guard)
+    server = grpc.aio.server(
+        options=[*_OPTIONS, *ConnectionAge(limits.connection_age_s).options, *guard.options(len(addresses))]
+    )
     server.add_generic_rpc_handlers(service.handlers())
     ports = [_bind(server, address, authority, clock()) for address in addresses]
+    guard.ports = ports
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(feed.run(), name="xds.change_feed"),
@@ -95,12 +103,13 @@ async def run_server(
             tasks.create_task(controller.run(), name="xds.rollout_controller"),
             tasks.create_task(config_dump.run(), name="xds.config_dump"),
             tasks.create_task(service.enforce_timeouts(), name="xds.timeouts"),
+            tasks.create_task(guard.run(), name="xds.connection_guard"),
         ]
         if validator is not None:
             running.append(tasks.create_task(validator.run(), name="xds.envoy_validator"))
         await server.start()
         try:
-            yield XdsServer(publisher, ports)
+            yield XdsServer(publisher, ports, guard.table)
         finally:
             service.shut_down()
             await server.stop(SHUTDOWN_S)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from api.http.problems import Problem
 from api.runtime.tokens import TokenSigner
 from model.audit_log import Actor, AuditEntry, append
+from model.client_address import client_network
 from model.repositories import logins
 from model.repositories.logins import LoginAllowance
 
@@ -36,7 +36,7 @@ class LoginThrottle:
     @classmethod
     def of(cls, signer: TokenSigner, address: str, name: str | None = None) -> LoginThrottle:
         """Derive the keys from an address and a name. An IPv6 address counts by its /64 network."""
-        network = signer.derive("throttle address", _network(address))
+        network = signer.derive("throttle address", client_network(address))
         if name is None:
             return cls(network, None, None)
         return cls(network, signer.derive("throttle name", name), signer.derive("throttle pair", f"{network} {name}"))
@@ -72,14 +72,3 @@ class LoginThrottle:
     @property
     def _known_key(self) -> str:
         return f"known {self.pair}"
-
-
-def _network(address: str) -> str:
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address):
-        # a client that holds one address of a /64 holds all of them
-        return str(parsed.ipv4_mapped or ip_network((parsed, 64), strict=False))
-    return str(parsed)

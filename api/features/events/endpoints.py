@@ -39,6 +39,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         "model": ProblemView,
         "description": "Some events after this id are no longer stored: start again without an id",
     },
+    429: {"model": ProblemView, "description": "This operator has 16 streams at this replica"},
     503: {"model": ProblemView, "description": "PostgreSQL cannot be reached, or this replica has too many streams"},
 }
 

@@ -32,10 +32,11 @@ class EventStream(EventSourceResponse):
         # no pings by the library: the feed sends its own comments, with the id that it has reached
         super().__init__(feed.run(), ping=0, sep=_SEPARATOR, send_timeout=hub.stalled_after_s)
         self._hub = hub
+        self._operator_id = feed.operator_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with self._hub.open_stream():
+            with self._hub.open_stream(self._operator_id):
                 await super().__call__(scope, receive, send)
         except Problem as problem:
             await respond(problem)(scope, receive, send)
@@ -63,6 +64,7 @@ class EventFeed:
         self._clock = clock
         self._now = asyncio.get_running_loop().time
         self._comment_at = self._now() + hub.keepalive_s
+        self.operator_id = caller.operator_id
         self._admit_caller(caller)
 
     def _admit_caller(self, caller: Caller) -> None:

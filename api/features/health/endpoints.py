@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from api.features.health.schemas import HealthOut, PartOut
+from api.features.health.schemas import ConnectionsOut, HealthOut, PartOut
 from api.kernel.context import ApiContext, Context
 from api.runtime.database_probe import DatabaseProbe
 
@@ -52,4 +52,8 @@ async def _check(context: ApiContext, probe: DatabaseProbe) -> HealthOut:
     for name, ready in context.readiness_checks.items():
         ok = ready()
         parts[name] = PartOut(ok=ok, reason="" if ok else "not ready")
-    return HealthOut(ok=all(part.ok for part in parts.values()), parts=parts)
+    connections = {
+        name: ConnectionsOut(open=table.open, waiting=table.waiting, closed={**table.closed})
+        for name, table in context.connection_tables.items()
+    }
+    return HealthOut(ok=all(part.ok for part in parts.values()), parts=parts, connections=connections)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from api.features.heartbeats import service
 from api.features.heartbeats.schemas import ExitHeartbeatIn, HeartbeatOut, ProxyHeartbeatIn
+from api.http.connections import note_authenticated
 from api.http.openapi import document_errors
 from api.http.parameters import Id
 from api.http.request_body import JsonRoute
@@ -70,5 +71,6 @@ async def _receive(request: Request, kind: str, schema: type[ExitHeartbeatIn | P
         path=request.scope["path"],
         body=body,
     )
+    note_authenticated(request.scope)
     answer = await service.receive(context, credential, service.read_heartbeat(schema, body, context.clock()))
     return Response(answer.model_dump_json(exclude_unset=True), 202, media_type="application/json")
