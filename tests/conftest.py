@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,9 +29,11 @@ from model.embedded_postgres import embedded_server, get_server, pg_ctl
 from model.encryption import KEY_BYTES, Keyring
 from model.schema_version import upgrade
 from tests.event_loop import GrpcTolerantPolicy
+from tests.maintenance_connection import MaintenanceConnection
 from tests.processor_time import LIMIT_S, ProcessorTimeLimit
 from tests.scale import at_night
 from tests.scheduling import LabScheduling
+from tests.shared_statements import share_statements
 
 TEMPLATE = "template_exitplane"
 KEYRING = Keyring([bytes(KEY_BYTES)])
@@ -42,6 +44,7 @@ STATE_FOLDER: pytest.StashKey[str] = pytest.StashKey()
 STATE_FOLDER_INPUT = "exitplane_state_folder"
 LIMIT_OPTION = "--limit-processor-time"
 _NUMBERS = itertools.count(1)
+_MAINTENANCE: dict[URL, MaintenanceConnection] = {}
 _UNUSED: list[str] = []
 """Databases of this process's tests that have ended. They are dropped when the next one is created."""
 
@@ -49,6 +52,7 @@ _UNUSED: list[str] = []
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 asyncio.set_event_loop_policy(GrpcTolerantPolicy())
+share_statements()
 
 # the same examples in every run by day, so that results are stable; nightly runs search for new ones
 settings.register_profile("day", deadline=None, derandomize=True)
@@ -108,7 +112,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 @pytest.fixture(scope="session")
-def postgres(request: pytest.FixtureRequest) -> URL:
+def postgres(request: pytest.FixtureRequest) -> Iterator[URL]:
     """The maintenance database of a real server for all processes of the run, which has a migrated template database.
 
     The first process that needs the server starts it; it ends with the run, not with that process.
@@ -119,7 +123,10 @@ def postgres(request: pytest.FixtureRequest) -> URL:
         ready = state / "url"
         if not ready.exists():
             ready.write_text(_start_server(state))
-        return parse_url(ready.read_text())
+        url = parse_url(ready.read_text())
+    _MAINTENANCE[url] = MaintenanceConnection(as_text(url))
+    yield url
+    _MAINTENANCE.pop(url).close()
 
 
 def _state_folder(config: pytest.Config) -> str:
@@ -207,13 +214,12 @@ def as_text(url: URL) -> str:
 async def new_database(postgres: URL, template: str = "template1") -> AsyncIterator[str]:
     """Create a database with a name that no other process of the run uses, and yield its URL.
 
-    The connection that creates it drops the unused ones, because a connection costs a quarter of a new database. The last of
-    a process end with the server.
+    Databases that are no longer used are dropped when it is created. The last of a process end with the server.
     """
     name = f"test_{os.getpid()}_{next(_NUMBERS)}"
     unused, _UNUSED[:] = [*_UNUSED], []
     drops = (f"DROP DATABASE {each} WITH (FORCE)" for each in unused)
-    await administer(postgres, *drops, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+    await _MAINTENANCE[postgres].execute(*drops, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
     try:
         yield as_text(postgres.set(database=name))
     finally:

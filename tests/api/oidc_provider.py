@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote_plus, urlencode, urlsplit
 
@@ -17,7 +18,12 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 CLIENT, SECRET = "exitplane", "s e/c+r:e%t"
-_KEY = rsa.generate_private_key(65537, 2048)
+
+
+@cache
+def signing_key() -> rsa.RSAPrivateKey:
+    """Make the key of all providers of a process, at its first use: it takes longer than most tests."""
+    return rsa.generate_private_key(65537, 2048)
 
 
 def hashed(text: str) -> bytes:
@@ -38,7 +44,7 @@ class Provider:
     claims: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     sign: Callable[[dict[str, Any]], str] | None = None
-    key: rsa.RSAPrivateKey = _KEY
+    key: rsa.RSAPrivateKey = field(default_factory=signing_key)
     key_id: str = "k-1"
     client: str = CLIENT
     secret: str | None = SECRET

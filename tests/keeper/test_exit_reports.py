@@ -84,20 +84,25 @@ async def keep(session, harness, reports):
         await session.execute(delete(table))
     pool = harness.pool
     await session.execute(update(PoolRow).values(resilience={"degraded_above_ms": RESILIENCE.degraded_above_ms}))
-    times = {"created_at": NOW}
+    proxies, exits = [], []
     for each in reports:
-        name = str(each.exit_id)
-        proxy = {"id": each.exit_id, "fleet_id": pool.fleet_id, "name": name, "role": Role.EXIT, **times}
-        exit_ = {"id": each.exit_id, "pool_id": pool.id, "name": name, "address": "192.0.2.1", "port": 1, **times}
-        state = {
-            "capacity": each.capacity,
-            "bind_address": "0.0.0.0",
-            "state": each.state,
-            "state_reason": "",
-            "state_since": each.state_since,
-        }
-        await session.execute(insert(ProxyRow), proxy)
-        await session.execute(insert(ExitRow), exit_ | state)
+        named = {"id": each.exit_id, "name": str(each.exit_id), "created_at": NOW}
+        proxies.append({"fleet_id": pool.fleet_id, "role": Role.EXIT, **named})
+        exits.append(
+            {
+                "pool_id": pool.id,
+                "address": "192.0.2.1",
+                "port": 1,
+                "capacity": each.capacity,
+                "bind_address": "0.0.0.0",
+                "state": each.state,
+                "state_reason": "",
+                "state_since": each.state_since,
+                **named,
+            }
+        )
+    await session.execute(insert(ProxyRow), proxies)
+    await session.execute(insert(ExitRow), exits)
     await heartbeats.store(session, [each.heartbeat for each in reports if each.heartbeat])
 
 

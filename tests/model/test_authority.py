@@ -111,17 +111,17 @@ def test_a_certificate_in_place_of_a_request_is_refused(authority):
 
 
 @pytest.mark.parametrize(
-    "key",
+    "make_key",
     [
-        ec.generate_private_key(ec.SECP384R1()),
-        ec.generate_private_key(ec.SECP256K1()),
-        rsa.generate_private_key(65537, 2048),
+        lambda: ec.generate_private_key(ec.SECP384R1()),
+        lambda: ec.generate_private_key(ec.SECP256K1()),
+        lambda: rsa.generate_private_key(65537, 2048),
     ],
     ids=["P-384", "secp256k1", "RSA"],
 )
-def test_a_key_of_another_kind_is_refused(authority, key):
+def test_a_key_of_another_kind_is_refused(authority, make_key):
     with pytest.raises(BadSigningRequest, match="P-256"):
-        sign_request(authority, pem(request(key)), IDENTITY, NOW)
+        sign_request(authority, pem(request(make_key())), IDENTITY, NOW)
 
 
 def test_a_request_that_its_key_did_not_sign_is_refused(authority):
