@@ -44,3 +44,8 @@ class SharedDialect(PGDialect_asyncpg):
 def share_statements() -> None:
     """Let every engine that this process creates use the dialect above."""
     registry.register("postgresql.asyncpg", __name__, SharedDialect.__name__)
+
+
+def separate_statements() -> None:
+    """Give every engine that this process creates a dialect of its own again, and so a keyring of its own."""
+    registry.register("postgresql.asyncpg", PGDialect_asyncpg.__module__, PGDialect_asyncpg.__name__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -18,11 +19,19 @@ from model.repositories.idempotency import StoredReply, find_reply, save_reply
 from model.tables import AcceptedRow, ExitRow, FleetRow, OperatorRow, PoolRow, ProxyRow, ServerCertificateRow
 from tests.conftest import KEYRING
 from tests.model.conftest import exit_row
+from tests.shared_statements import separate_statements, share_statements
 
 pytestmark = pytest.mark.postgres
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 CANARY = "c4n4ry-of-a-secret"
 SECRETS = 7
+
+
+@pytest.fixture(autouse=True)
+def _keyring_of_each_engine() -> Iterator[None]:
+    separate_statements()
+    yield
+    share_statements()
 
 
 @pytest.fixture
