@@ -6,6 +6,7 @@ The response is stored in the transaction of the write, so either both are commi
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,3 +67,15 @@ async def read_key(request: JsonRequest, key: str | None) -> IdempotentRequest |
         )
     head = b"\0".join([request.method.encode(), str(request.url.path).encode(), request.url.query.encode()])
     return IdempotentRequest(key, hashlib.sha256(head + b"\0" + await request.content()).hexdigest())
+
+
+def reveal(reply: Response, field: str, secret: str) -> Response:
+    """Add the secret of a created resource to the first reply.
+
+    Call it after the write, so that the reply stored under an Idempotency-Key does not hold the secret.
+    """
+    if reply.status_code != 201 or REPLAYED_HEADER in reply.headers:
+        return reply
+    headers = {name: value for name, value in reply.headers.items() if name != "content-length"}
+    content = json.loads(bytes(reply.body)) | {field: secret}
+    return Response(json.dumps(content).encode(), 201, {**headers, "Cache-Control": "no-store"})
