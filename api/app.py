@@ -24,6 +24,7 @@ from api.features.explain.endpoints import router as explain
 from api.features.fleets.service import FLEETS
 from api.features.health.endpoints import router as health
 from api.features.heartbeats.endpoints import router as heartbeats
+from api.features.join_tokens.endpoints import router as join_tokens
 from api.features.keepalives.endpoints import router as keepalives
 from api.features.keepalives.keepalive_throttle import KeepaliveThrottle
 from api.features.listeners.service import LISTENERS
@@ -65,6 +66,7 @@ ROUTERS = (
     auth,
     *(router_of(each) for each in COLLECTIONS),
     api_keys,
+    join_tokens,
     audit_events,
     rollouts,
     exits,

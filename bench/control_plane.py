@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import select
@@ -22,10 +22,11 @@ from model.database import Database
 from model.embedded_postgres import embedded_server
 from model.encryption import KEY_BYTES, Keyring
 from model.entities import Role
-from model.repositories import enrolment, operators
+from model.repositories import join_tokens, operators
 from model.schema_version import upgrade
 from model.settings import Settings
 from model.tables import ApiKeyRow, FleetRow, OperatorRow
+from model.token_rights import TokenRights
 
 STOP_S = 20
 
@@ -46,10 +47,9 @@ class InProcessPlane:
         async with self.database.session() as session:
             fleet = (await session.execute(select(FleetRow))).scalars().first()
             assert fleet is not None, "a fleet was declared"
-            token = await enrolment.create_token(
-                session, fleet_id=fleet.id, role=Role.GATEWAY, ttl=timedelta(minutes=10), now=datetime.now(UTC)
-            )
+            _, token = await join_tokens.create(session, TokenRights(fleet.id, Role.GATEWAY), datetime.now(UTC))
         token_file = self.folder / "gateway.token"
+        token_file.touch(mode=0o600)
         token_file.write_text(token)
         arguments = ("--role", "gateway", "--name", "gw-1", "--api", self.api_url, "--token-file", str(token_file))
         with (self.folder / "gateway.log").open("wb") as output:

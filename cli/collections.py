@@ -30,11 +30,12 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "certificates": ("fleet", "name", "server_names", "expires_at"),
     "operators": ("name", "role", "fleets", "disabled", "last_login_at"),
     "api-keys": ("name", "role", "scopes", "expires_at", "last_used_at"),
+    "join-tokens": ("fleet", "role", "name", "proxy", "state", "uses_left", "expires_at", "last_used_by"),
     "audit-events": ("sequence", "at", "action", "kind", "object_id", "actor_id"),
 }
 """The fields of each collection that a table shows."""
 _NEVER_DELETED: Final = frozenset({"audit-events"})
-_DELETED_ONE_BY_ONE: Final = frozenset({"api-keys", "proxies"})
+_DELETED_ONE_BY_ONE: Final = frozenset({"api-keys", "join-tokens", "proxies"})
 _PAGE: Final = 1_000
 _COMPLETED_MAX: Final = 100
 _COMPLETION_S: Final = 3.0

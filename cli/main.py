@@ -22,7 +22,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "bootstrap": ("cli.bootstrap:bootstrap", "Print the bootstrap configuration of an Envoy that no agent runs."),
     "token": (
         "cli.token:token",
-        "Print a join token, with which agents of one role enrol in one fleet, as often as needed, until it expires.",
+        "Create, list and revoke join tokens, with which agents enrol: one agent within an hour, unless you say otherwise.",
     ),
     "db": ("cli.db:db", "Manage the database: check and upgrade its schema, back it up and restore it."),
     "status": (

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from client.events import EventsClient
     from client.exits import ExitsClient
     from client.fleets import FleetsClient
+    from client.join_tokens import JoinTokensClient
     from client.json_client import JsonClient
     from client.proxies import ProxiesClient
     from client.vpn_sentinel import VpnSentinelClient
@@ -45,6 +46,7 @@ COLLECTIONS: Final = (
     "certificates",
     "operators",
     "api-keys",
+    "join-tokens",
     "audit-events",
 )
 """The collections that can be listed and read, by their names in the API."""
@@ -154,6 +156,12 @@ class Client:
         from client.collection import CreatableCollection
 
         return CreatableCollection(self._transport, "api-keys", "api-key", (ApiKeyIn, ApiKeyPatch, ApiKeyOut))
+
+    @cached_property
+    def join_tokens(self) -> JoinTokensClient:
+        from client.join_tokens import JoinTokensClient
+
+        return JoinTokensClient(self._transport)
 
     @cached_property
     def audit_events(self) -> ReadableCollection[AuditEventOut]:

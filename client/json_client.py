@@ -57,6 +57,10 @@ class JsonClient:
         """Read one object of a collection by its id or name."""
         return await self.get(f"/{collection}/{{ref}}", ref, fleet=fleet)
 
+    async def create(self, collection: str, body: Body) -> Item:
+        """Create one object of a collection."""
+        return await self._send("POST", f"/{collection}", (), {}, body)
+
     async def delete(self, collection: str, *refs: str, fleet: str | None = None, approve: str | None = None) -> None:
         """Delete objects of a collection, by ids or names: all in one revision, or none. Some collections allow one at a time."""
         query = {"fleet": fleet, "approve": approve}

@@ -150,7 +150,7 @@ class Lab:
 
     @property
     def control_plane_environment(self) -> dict[str, str]:
-        """The settings of the control plane, also for its commands (`exitplane token`, …)."""
+        """The settings of the control plane, also for its commands (`exitplane init`, …)."""
         hosts = dict.fromkeys((HOST, self.host_source))
         return {
             "EXITPLANE_STATE_DIR": str(self.state_dir / "control-plane"),
@@ -233,12 +233,13 @@ class Lab:
                 self.api("POST", "/pools", pool)
 
     def write_token(self, role: str) -> Path:
-        """Create a join token, in the file that agents of `role` read."""
-        argv = (*EXITPLANE, "token", "--role", role, "--fleet", FLEET)
-        token = self.processes.run(argv, environment=self.control_plane_environment, timeout_s=self.settings.timeout_s)
+        """Create a join token for the first registrations of all agents of a role, in the file that they read."""
+        agents = [self.gateway] if role == "gateway" else self.exits
+        made = self.api("POST", "/join-tokens", {"fleet": FLEET, "role": role, "uses": len(agents)})
         path = self._token_file(role)
+        path.unlink(missing_ok=True)
         path.touch(mode=0o600)
-        path.write_text(token.strip())
+        path.write_text(made["token"])
         return path
 
     # -- traffic

@@ -276,6 +276,8 @@ class Proxy:
     name: str
     role: Role
     locality: Locality | None = None
+    replaced_certificates: frozenset[str] = frozenset()
+    """Thumbprints of certificates that ended when another key took over the name."""
 
 
 @dataclass(frozen=True, slots=True)

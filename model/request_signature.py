@@ -53,7 +53,10 @@ def public_key_of(certificate_pem: str) -> str:
 
 
 def sign(key_pem: str, thumbprint: str, path: str, body: bytes, now: datetime) -> str:
-    """Sign a token for one request to `path` with `body`, valid for LIFETIME."""
+    """Sign a token for one request to `path` with `body`, valid for LIFETIME.
+
+    `thumbprint` names the certificate of the key; empty while it has none.
+    """
     claims = {"aud": path, "iat": now, "exp": now + LIFETIME, "sha256": _digest(body)}
     return jwt.encode(claims, key_pem, algorithm="ES256", headers={_THUMBPRINT: thumbprint})
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final
 
+import structlog
 from yarl import URL
 
 from agent.config.credentials import Credentials, read_credentials
@@ -14,6 +16,8 @@ from agent.config.option_parsing import BadSetting
 from model.endpoint import Endpoint
 from model.entities import Role
 from model.locality import Locality
+
+log = structlog.get_logger()
 
 OBSERVE_EVERY_S: Final = 60.0
 
@@ -138,15 +142,18 @@ class AgentSettings:
 
 
 def read_token(path: Path | None) -> str:
-    """Read the join token from a file. Raises BadSetting."""
-    hint = "write what `exitplane token` prints into a file and name it with --token-file"
+    """Read the join token from a file, and warn if others may read it too. Raises BadSetting."""
+    hint = "`exitplane token create --output FILE` writes one; name it with --token-file"
     if path is None:
         raise BadSetting("there is no join token", hint=hint)
     try:
+        mode = stat.S_IMODE(path.stat().st_mode)
         token = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise BadSetting(f"--token-file {path} cannot be read ({reason})", hint=hint) from error
     if not token:
         raise BadSetting(f"--token-file {path} is empty", hint=hint)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):  # a warning only, because container engines mount secrets for all users
+        log.warning("agent.token_file_open", file=str(path), mode=f"{mode:03o}", hint=f"chmod 600 {path}")
     return token

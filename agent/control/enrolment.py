@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,8 +18,9 @@ from agent.config import state_dir as files
 from agent.config.identity import Enrolment
 from agent.config.settings import AgentSettings, ParentProxy, read_token
 from agent.config.state_dir import StateDir, StateDirUnusable
-from agent.control.api_client import ApiClient, ApiUnavailable
+from agent.control.api_client import ApiClient, ApiUnavailable, RefusedByApi
 from agent.net.backoff import Backoff
+from model import request_signature
 from model.endpoint import Endpoint
 from model.entities import Role
 from model.errors import ExitplaneError
@@ -101,7 +103,10 @@ def _build_csr(key_pem: str) -> str:
 
 
 async def _register(settings: AgentSettings, api: ApiClient, key_pem: str) -> Mapping[str, Any]:
-    """Register, and retry while the API is unavailable. Raises RefusedByApi."""
+    """Register, and retry while the API is unavailable. Raises RefusedByApi.
+
+    The request is signed, so that a repetition after a lost reply is known to come from the owner of the name's key.
+    """
     path = f"{PATHS[settings.role]}/register"
     request = {
         "join_token": read_token(settings.token_file),
@@ -111,14 +116,21 @@ async def _register(settings: AgentSettings, api: ApiClient, key_pem: str) -> Ma
         **_build_placement(settings),
     }
     body = json.dumps(request).encode()
-    backoff = Backoff(RETRY_BASE_S, RETRY_LIMIT_S)
+    backoff, clock_offset = Backoff(RETRY_BASE_S, RETRY_LIMIT_S), timedelta(0)
     while True:
+        now = datetime.now(UTC)
         try:
-            return await api.post(path, body)
+            signature = request_signature.sign(key_pem, "", path, body, now + clock_offset)
+            return await api.post(path, body, authorization=f"Bearer {signature}")
         except ApiUnavailable as error:
             wait_s = max(backoff.next_s(), min(error.retry_after_s or 0, _RETRY_AFTER_MAX_S))
             log.warning("agent.not_enrolled_yet", reason=error.message, retry_in_s=round(wait_s, 1))
-        await asyncio.sleep(wait_s)
+            await asyncio.sleep(wait_s)
+        except RefusedByApi as error:
+            # a signature of another time proves nothing: sign once more, by the control plane's clock
+            if clock_offset or error.answered_at is None or abs(error.answered_at - now) < request_signature.LEEWAY:
+                raise
+            clock_offset = error.answered_at - now
 
 
 def _build_placement(settings: AgentSettings) -> dict[str, Any]:

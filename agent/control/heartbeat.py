@@ -42,6 +42,12 @@ class Deregistered(ExitplaneError):
     code = "deregistered"
 
 
+class Replaced(Deregistered):
+    """Another registration took over the proxy's name, which ended its certificate."""
+
+    code = "replaced"
+
+
 class HeartbeatSender:
     """Sends the board's status for one proxy, signed with its certificate's key (docs/decisions/0003-heartbeats-are-signed.md)."""
 
@@ -83,16 +89,26 @@ class HeartbeatSender:
             reply = await self._post(json.dumps(status).encode())
         except RefusedByApi as error:
             if _is_deregistration(error):
-                raise Deregistered(
-                    f"the control plane removed this {self._enrolment.role} ({error.message})",
-                    hint="remove the state folder to enrol anew",
-                ) from error
+                raise self._explain_dismissal(error) from error
             self._note_failure(error)
         except ApiUnavailable as error:
             self._note_failure(error)
         else:
             self._note_success(reply)
             await self._apply_reply(status, reply)
+
+    def _explain_dismissal(self, error: RefusedByApi) -> Deregistered:
+        role, name = self._enrolment.role, self._enrolment.name
+        if error.problem.get("code") == Replaced.code:
+            log.error("agent.replaced", role=role, name=name, reason=error.message)
+            return Replaced(
+                f"the {role} {name!r} was replaced by another registration ({error.message})",
+                hint=f"if this is the right one, remove its state folder, and enrol it with a token of "
+                f"`exitplane token create --role {role} --takes-over {name}`",
+            )
+        return Deregistered(
+            f"the control plane removed this {role} ({error.message})", hint="remove the state folder to enrol anew"
+        )
 
     async def _post(self, body: bytes) -> Mapping[str, Any]:
         """Post a signed heartbeat and return the reply. Raises RefusedByApi and ApiUnavailable.

@@ -21,7 +21,7 @@ _DESCRIPTIONS = {
     403: "The caller may not do this",
     404: "The resource does not exist",
     409: "It conflicts with another resource, or another one refers to it",
-    410: "It was deregistered",
+    410: "It was deregistered, or another registration took over its name",
     412: "It has changed since it was read",
     413: "The body is larger than 1 MiB",
     415: "The body's content type is not JSON",

@@ -22,6 +22,7 @@ PATH_FIELDS: Final[Mapping[str, str]] = {
     "certificate": "{certificate}",
     "operator": "{operator}",
     "api-key": "{api_key_id}",
+    "join-token": "{join_token_id}",
     "audit-event": "{sequence}",
 }
 """The path parameter of each kind in the paths of its collection."""

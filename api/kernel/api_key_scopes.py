@@ -13,6 +13,7 @@ _COLLECTIONS: Final = (
     "exits",
     "explain",
     "fleets",
+    "join-tokens",
     "keepalive",
     "listeners",
     "operators",

@@ -29,6 +29,7 @@ class ReadContext:
     """A session for reads. A proxy counts as connected if its last heartbeat is not older than `alive_since`."""
 
     session: AsyncSession
+    now: datetime
     alive_since: datetime
 
 
@@ -60,7 +61,8 @@ class ApiContext:
 
     def begin_read(self, session: AsyncSession) -> ReadContext:
         """Make the context of reads in `session`, as of now."""
-        return ReadContext(session, self.clock() - self.silence_timeout)
+        now = self.clock()
+        return ReadContext(session, now, now - self.silence_timeout)
 
 
 async def context_of(request: Request) -> ApiContext:

@@ -7,6 +7,7 @@ credential that got it, and only while that has the same rights: keys of one ope
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -77,6 +78,18 @@ async def read_key(request: JsonRequest, key: str | None, caller: Caller) -> Ide
     )
     digest = hashlib.sha256("\0".join(parts).encode() + b"\0" + await request.content()).hexdigest()
     return IdempotentRequest(key if caller.api_key_id is None else f"{caller.api_key_id} {key}", digest)
+
+
+def reveal(reply: Response, field: str, secret: str) -> Response:
+    """Add the secret of a created resource to the first reply.
+
+    Call it after the write, so that the reply stored under an Idempotency-Key does not hold the secret.
+    """
+    if reply.status_code != 201 or REPLAYED_HEADER in reply.headers:
+        return reply
+    headers = {name: value for name, value in reply.headers.items() if name != "content-length"}
+    content = json.loads(bytes(reply.body)) | {field: secret}
+    return Response(json.dumps(content).encode(), 201, {**headers, "Cache-Control": "no-store"})
 
 
 def _names(limits: Iterable[object] | None) -> str:

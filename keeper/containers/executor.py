@@ -17,13 +17,15 @@ from keeper.containers.engine_responses import ContainerState
 from keeper.containers.errors import EngineError, NoSuchContainer
 from keeper.containers.inventory import Inventory
 from keeper.containers.planning import Action, CreateContainer, DrainExit, RemoveContainer, StartContainer
+from model.audit_log import Actor, AuditEntry
 from model.database import Database
 from model.entities import Role
 from model.exit_states import SERVING, ExitState
-from model.repositories import containers, enrolment, exits
+from model.repositories import containers, exits, join_tokens
 from model.repositories.containers import ContainerPool
 from model.stored_containers import ContainerSettings
 from model.tables import ContainerRow
+from model.token_rights import TokenRights
 from model.unit_of_work import write
 
 log = structlog.get_logger()
@@ -77,17 +79,16 @@ class ActionExecutor:
         await self._start(row, await self.engine.create(name, body))
 
     async def _start(self, row: ContainerRow, container_id: str) -> None:
-        """Start a container with a join token of its own, which holds for its name and one key."""
+        """Start a container with a join token of its own, for one registration of its name.
+
+        It takes the name over, because a container that was made anew has lost its key.
+        """
         assert self.pool is not None
-        async with self.database.session() as session:
-            token = await enrolment.create_token(
-                session,
-                fleet_id=self.pool.fleet_id,
-                role=Role.EXIT,
-                ttl=TOKEN_LIFETIME,
-                now=self.clock(),
-                name=row.name,
-            )
+        rights = TokenRights(self.pool.fleet_id, Role.EXIT, proxy_name=row.name, takes_over=True)
+        async with write(self.database, actor=Actor()) as unit:
+            made, token = await join_tokens.create(unit.session, rights, self.clock(), lifetime=TOKEN_LIFETIME)
+            detail = {"name": made.name, "proxy": row.name, "uses": 1, "takes_over": True}
+            unit.audit(AuditEntry("created", "join-token", str(made.id), self.pool.fleet_id, detail))
         await self.engine.put_file(container_id, TOKEN_PATH, f"{token}\n".encode())
         row.started_at = self.clock()
         await self.engine.start(container_id)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    false,
     func,
     literal,
     not_,
@@ -38,7 +39,9 @@ from model.exit_states import (
 )
 from model.repositories.heartbeats import Heartbeat
 from model.stored_pools import read_resilience
-from model.tables import ExitRow, HeartbeatRow, PoolRow
+from model.tables import ExitRow, HeartbeatRow, PoolRow, ProxyRow
+
+_REPLACED = ProxyRow.__table__.c.replaced_certificates  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,9 @@ def _reports() -> Select[Any]:
         select(*exit_columns, *heartbeat_columns)
         .join_from(ExitRow, HeartbeatRow, col(HeartbeatRow.proxy_id) == col(ExitRow.id))
         .join(PoolRow, col(PoolRow.id) == col(ExitRow.pool_id))
+        .join(ProxyRow, col(ProxyRow.id) == col(ExitRow.id))
+        # one that the former agent of a name signed says nothing about the exit, however late it was stored
+        .where(not_(func.coalesce(func.jsonb_exists(_REPLACED, col(HeartbeatRow.certificate)), false())))
     )
 
 

@@ -43,22 +43,26 @@ class Heartbeat:
     open_requests: int = 0
     carried_bytes: int = 0
     """Traffic since the start of its Envoy, both directions together."""
+    certificate: str | None = None
+    """The thumbprint of the certificate with whose key it was signed; None: not known."""
 
 
 _STORE = text(
     """
     INSERT INTO heartbeat AS known (
         proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes,
-        month_bytes
+        certificate, month_bytes
     )
     SELECT reported.proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, CAST(observation AS jsonb),
-        open_requests, carried_bytes, carried_bytes
+        open_requests, carried_bytes, certificate, carried_bytes
     FROM unnest(
         CAST(:proxy_id AS uuid[]), CAST(:heard_at AS timestamptz[]), CAST(:tunnel_up AS bool[]),
         CAST(:envoy_up AS bool[]), CAST(:stopping AS bool[]), CAST(:reason AS text[]), CAST(:version AS text[]),
-        CAST(:observation AS text[]), CAST(:open_requests AS int[]), CAST(:carried_bytes AS bigint[])
+        CAST(:observation AS text[]), CAST(:open_requests AS int[]), CAST(:carried_bytes AS bigint[]),
+        CAST(:certificate AS text[])
     ) AS reported (
-        proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes
+        proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes,
+        certificate
     )
     JOIN proxy ON proxy.id = reported.proxy_id
     ORDER BY reported.proxy_id
@@ -66,7 +70,7 @@ _STORE = text(
         heard_at = excluded.heard_at, tunnel_up = excluded.tunnel_up, envoy_up = excluded.envoy_up,
         leaving = excluded.leaving, reason = excluded.reason, version = excluded.version,
         observation = excluded.observation, open_requests = excluded.open_requests,
-        carried_bytes = excluded.carried_bytes,
+        carried_bytes = excluded.carried_bytes, certificate = excluded.certificate,
         month_bytes = CASE
             WHEN date_trunc('month', excluded.heard_at, 'UTC') = date_trunc('month', known.heard_at, 'UTC')
             THEN known.month_bytes ELSE 0
@@ -93,7 +97,7 @@ async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> None:
 
 
 async def forget(session: AsyncSession, proxy_id: UUID) -> None:
-    """Delete the heartbeat of a proxy that is removed."""
+    """Delete the heartbeat of a proxy that is removed or replaced."""
     row = await session.get(HeartbeatRow, proxy_id)
     if row is not None:
         await session.delete(row)

@@ -126,7 +126,7 @@ def _parent(row: Row) -> Parent | None:
 
 
 def _proxy(row: Row) -> Proxy:
-    return Proxy(row.id, row.fleet_id, row.name, Role(row.role), _locality(row))
+    return Proxy(row.id, row.fleet_id, row.name, Role(row.role), _locality(row), frozenset(row.replaced_certificates))
 
 
 def _locality(row: Row) -> Locality | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from datetime import datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
+from sqlalchemy import Column, DateTime, String, text
 from sqlmodel import Field, SQLModel
 
 from model.sealed_columns import sealed_text
 from model.tables.columns import timestamp
+
+
+def _moment() -> Column[datetime | None]:
+    return Column(DateTime(timezone=True), nullable=True)
 
 
 class AuthorityRow(SQLModel, table=True):
@@ -37,12 +42,30 @@ class JoinTokenRow(SQLModel, table=True):
     """The right to enrol proxies of one role in one fleet; only the token's SHA-256 is stored."""
 
     __tablename__ = "join_token"
+    __mapper_args__ = {"primary_key": ["id"]}
 
     digest: str = Field(primary_key=True)
+    id: UUID | None = Field(default_factory=uuid4)
+    """None for a token of release 0.1.0, which is valid no more."""
+    name: str = Field(default="", sa_column=Column("token_name", String, key="name", nullable=False, server_default=""))
     fleet_id: UUID = Field(foreign_key="fleet.id", ondelete="CASCADE")
     role: str
+    proxy_name: str | None = Field(default=None, sa_column=Column("name", String, key="proxy_name", nullable=True))
+    """The only name that may enrol with this token. None: any name."""
+    takes_over: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    """It may give the name to another key, and thereby ends the certificates of the proxy that has it."""
+    uses: int | None = None
+    """The number of registrations that it is good for; None: any number."""
+    used: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     expires_at: datetime = Field(sa_column=timestamp())
-    name: str | None = None
-    """The only name that may enrol with this token, and then only one key. None: any name, any number of times."""
-    used_by: str | None = None
-    """The SHA-256 of the key that enrolled with a token for one name."""
+    created_at: datetime | None = Field(default=None, sa_column=_moment())
+    created_by: UUID | None = None
+    """The operator; None: the control plane, for a container."""
+    last_used_at: datetime | None = Field(default=None, sa_column=_moment())
+    last_used_by: str | None = Field(
+        default=None, sa_column=Column("used_by", String, key="last_used_by", nullable=True)
+    )
+    """The name of the proxy that registered last."""
+    revoked_at: datetime | None = Field(default=None, sa_column=_moment())
+    refused_at: datetime | None = Field(default=None, sa_column=_moment())
+    """The last refusal of the token that is in the audit."""

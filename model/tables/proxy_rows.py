@@ -27,6 +27,10 @@ class ProxyRow(SQLModel, table=True):
     locality: str | None = None
     """`region` or `region/zone`; None: unknown. An exit's proxy has the exit's locality."""
     created_at: datetime = Field(sa_column=timestamp())
+    replaced_certificates: list[str] = Field(
+        default_factory=list, sa_column=Column(JSONB, nullable=False, server_default="[]")
+    )
+    """Thumbprints of certificates that ended when another key took over the name."""
 
 
 class RemovedProxyRow(SQLModel, table=True):
@@ -140,6 +144,8 @@ class HeartbeatRow(SQLModel, table=True):
     """Traffic since the start of its Envoy, both directions together."""
     month_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default="0"))
     """Traffic in the month (UTC) of `heard_at`."""
+    certificate: str | None = None
+    """The thumbprint of the certificate with whose key it was signed; None: a replica of release 0.1.0 received it."""
 
 
 class IngestWatermarkRow(SQLModel, table=True):

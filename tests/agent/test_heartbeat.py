@@ -13,7 +13,7 @@ from agent.config.state_dir import StateDir
 from agent.config.status import HealthState, Observation, StatusBoard
 from agent.control.api_client import ApiClient
 from agent.control.enrolment import ensure_enrolled
-from agent.control.heartbeat import Deregistered, HeartbeatSender
+from agent.control.heartbeat import Deregistered, HeartbeatSender, Replaced
 from model.entities import Role
 
 LONG_S = 300.0
@@ -161,6 +161,16 @@ async def test_removed_proxy_raises_deregistered(plane, sending, answer):
         with pytest.raises(Deregistered, match=r"removed this exit .*there is no such exit.*; remove the state"):
             async with asyncio.timeout(60):
                 await task
+
+
+async def test_replaced_proxy_says_so_and_raises_replaced(plane, sending, answer):
+    plane.to_beats = answer(410, {"detail": "another registration took over the name", "code": "replaced"})
+    with capture_logs() as logs:
+        async with sending(Role.EXIT, a_board()) as (_, task):
+            with pytest.raises(Replaced, match=r"replaced by another registration .*--takes-over"):
+                async with asyncio.timeout(60):
+                    await task
+    assert [entry["log_level"] for entry in logs if entry["event"] == "agent.replaced"] == ["error"]
 
 
 async def test_invalid_interval_is_ignored(plane, sending, until):

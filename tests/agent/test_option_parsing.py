@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from agent.config.option_parsing import BadSetting, parse_api, read_address, read_endpoint, read_locality
 from agent.config.settings import read_token
@@ -73,6 +74,16 @@ def test_join_token_is_read_without_line_end(tmp_path):
     (tmp_path / "token").write_text("secret\n")
 
     assert read_token(tmp_path / "token") == "secret"
+
+
+@pytest.mark.parametrize(("mode", "warnings"), [(0o600, 0), (0o400, 0), (0o640, 1), (0o604, 1)])
+def test_join_token_that_others_may_read_is_warned_about(mode, warnings, tmp_path):
+    path = tmp_path / "token"
+    path.write_text("secret")
+    path.chmod(mode)
+    with capture_logs() as logs:
+        assert read_token(path) == "secret"
+    assert [entry["hint"] for entry in logs] == [f"chmod 600 {path}"] * warnings
 
 
 def test_missing_join_token_is_refused_with_hint(tmp_path):

@@ -34,10 +34,10 @@ from model import request_signature
 from model.authority import CertificateAuthority, create_authority
 from model.database import Database
 from model.entities import Role
-from model.repositories import operators
-from model.repositories.enrolment import create_token
+from model.repositories import join_tokens, operators
 from model.request_signature import thumbprint_of
 from model.tables import ApiKeyRow, OperatorRow
+from model.token_rights import TokenRights
 from tests.conftest import KEYRING, TEMPLATE, Clock, administer, as_text
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
@@ -185,12 +185,14 @@ class FakeProxy:
     def path(self) -> str:
         return f"/api/v1/{self.collection}/{self.id}/heartbeat"
 
-    async def enrol(self, token: str, name: str = "one", **fields: Any) -> ApiReply:
-        body: dict[str, Any] = {"join_token": token, "csr": self.csr, "name": name}
+    async def enrol(self, token: str, name: str = "one", *, signer: FakeProxy | None = None, **fields: Any) -> ApiReply:
+        """Register with a token, signed with the key of `signer`, or the own one."""
+        said: dict[str, Any] = {"join_token": token, "csr": self.csr, "name": name}
         if self.role is Role.EXIT:
-            body |= {"pool": "us", "address": "198.51.100.7", "port": 8443}
-        path = f"/api/v1/{self.collection}/register"
-        reply = await self.api.anonymous("POST", path, body | fields, peer="203.0.113.9")
+            said |= {"pool": "us", "address": "198.51.100.7", "port": 8443}
+        path, body = f"/api/v1/{self.collection}/register", jsonlib.dumps(said | fields).encode()
+        headers = (signer or self).sign(body, path)
+        reply = await self.api.anonymous("POST", path, body=body, headers=headers, peer="203.0.113.9")
         if reply.status == 201:
             self.enrolled = reply.json
             self.id, self.certificate = self.enrolled["id"], self.enrolled["certificate"]
@@ -209,7 +211,8 @@ class FakeProxy:
 
     def sign(self, body: bytes, path: str) -> dict[str, str]:
         now = self.api.context.clock()
-        token = request_signature.sign(self.key_pem, thumbprint_of(self.certificate), path, body, now)
+        thumbprint = thumbprint_of(self.certificate) if self.certificate else ""
+        token = request_signature.sign(self.key_pem, thumbprint, path, body, now)
         return {"authorization": f"Bearer {token}"}
 
 
@@ -345,14 +348,15 @@ def demo(api: Api) -> Api:
 
 @pytest.fixture
 def make_token(database: Database, clock: Callable[[], datetime]) -> Callable[..., Any]:
-    """`await make_token(role)`: a join token for a fleet."""
+    """`await make_token(role)`: a join token for a fleet, for any number of registrations unless `rights` say otherwise."""
 
-    async def make(role: Role, fleet: str = "demo", ttl: timedelta = timedelta(hours=1)) -> str:
+    async def make(role: Role, fleet: str = "demo", ttl: timedelta = timedelta(hours=1), **rights: Any) -> str:
         async with database.session() as session:
             fleet_id: UUID = (
                 await session.execute(text("SELECT id FROM fleet WHERE name = :name"), {"name": fleet})
             ).scalar_one()
-            return await create_token(session, fleet_id=fleet_id, role=role, ttl=ttl, now=clock())
+            granted = TokenRights(fleet_id, role, **{"uses": None, **rights})
+            return (await join_tokens.create(session, granted, clock(), lifetime=ttl))[1]
 
     return make
 

@@ -87,6 +87,7 @@ TABLE = {
     **collection("certificates", "certificate"),
     **collection("operators", "operator", ADMIN, ADMIN),
     **collection("api-keys", "api_key_id", ANYBODY, ANYBODY),
+    **collection("join-tokens", "join_token_id"),
     ("GET", f"{BASE}/audit-events"): ADMIN,
     ("GET", f"{BASE}/audit-events/{{sequence}}"): ADMIN,
     ("GET", f"{BASE}/fleets/{{fleet}}/rollout"): VIEWER,
@@ -100,7 +101,10 @@ TABLE = {
     ("POST", f"{BASE}/keepalive"): ALL_FLEETS,
     ("GET", f"{BASE}/status"): READ_ALL_FLEETS,
 }
-for absent in (("POST", f"{BASE}/proxies"), ("POST", f"{BASE}/proxies/bulk"), ("POST", f"{BASE}/api-keys/bulk")):
+for absent in (
+    *(("POST", f"{BASE}/{path}") for path in ("proxies", "proxies/bulk", "api-keys/bulk", "join-tokens/bulk")),
+    *((method, f"{BASE}/join-tokens/{{join_token_id}}") for method in ("PATCH", "PUT")),
+):
     del TABLE[absent]
 
 
@@ -160,6 +164,7 @@ async def create_one_of_each(api, database, fleet, port, somebody):
             "routes", {"name": "all", "fleet": fleet, "position": 5, "match": {}, "action": {"allow": True}}
         ),
     }
+    ids["join_token_id"] = await make("join-tokens", {"fleet": fleet, "role": "exit"})
     payload = {"name": "us-1", "pool": ids["pool"], "address": "198.51.100.7", "port": 8443}
     ids["exit_id"] = await make("exits", payload)
     ids["order_id"] = (await api("POST", f"{BASE}/exits/{ids['exit_id']}/logs")).json["id"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -11,8 +10,8 @@ from sqlalchemy import select
 
 from api.features.containers import service
 from model.entities import Role
-from model.repositories import container_commands, containers, enrolment
-from model.tables import ContainerCommandRow, ContainerPoolRow, ContainerRow, FleetRow
+from model.repositories import container_commands, containers
+from model.tables import ContainerCommandRow, ContainerPoolRow, ContainerRow
 
 pytestmark = pytest.mark.postgres
 POOLS, EXITS = "/api/v1/pools", "/api/v1/exits"
@@ -247,14 +246,9 @@ async def test_logs_without_engine_are_refused(contained, contained_exit, monkey
 
 
 @pytest.fixture
-async def token(demo, database, clock):
-    """A token for the name `exit-1` only."""
-    async with database.session() as session:
-        fleet = (await session.execute(select(FleetRow))).scalar_one()
-        lasting = timedelta(minutes=5)
-        return await enrolment.create_token(
-            session, fleet_id=fleet.id, role=Role.EXIT, ttl=lasting, now=clock(), name="exit-1"
-        )
+async def token(make_token):
+    """A token for the name `exit-1` only, as a container gets it."""
+    return await make_token(Role.EXIT, uses=1, proxy_name="exit-1", takes_over=True)
 
 
 async def test_token_for_one_name_enrols_no_other(demo, token, make_proxy, stored):
@@ -270,5 +264,5 @@ async def test_token_for_one_name_takes_one_key_repeatedly(demo, token, make_pro
         assert (await first.enrol(token, name="exit-1")).status == 201
     before = await stored()
     reply = await make_proxy(Role.EXIT).enrol(token, name="exit-1")
-    assert (reply.status, reply.json["code"]) == (403, "join_token_used")
+    assert (reply.status, reply.json["code"]) == (409, "join_token_used_up")
     assert await stored() == before

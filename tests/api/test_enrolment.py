@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -61,17 +62,24 @@ async def test_enrolling_gateway_joins_fleet_of_its_token(demo, make_proxy, make
 
 
 @pytest.mark.parametrize("role", Role)
-async def test_reenrolment_keeps_proxy_and_renews_certificate(role, demo, make_proxy, make_token, stored):
-    token = await make_token(role)
-    first, second = make_proxy(role), make_proxy(role)
-    await first.enrol(token, "one")
-    before = await stored()
-    reply = await second.enrol(token, "one")
+async def test_reenrolment_with_its_key_keeps_proxy_and_renews_certificate(role, demo, make_proxy, make_token, stored):
+    token = await make_token(role, uses=1)
+    proxy = make_proxy(role)
+    await proxy.enrol(token, "one")
+    former, before = replace(proxy), await stored()
+    reply = await proxy.enrol(token, "one")
     assert (reply.status, reply.revision) == (201, before["revision"])
-    assert second.id == first.id
-    assert second.certificate != first.certificate
+    assert proxy.id == former.id
+    assert proxy.certificate != former.certificate
     assert await stored() == before | {"certificate": 2}
-    assert (await first.beat()).status == (await second.beat()).status == 202
+    assert (await former.beat()).status == (await proxy.beat()).status == 202
+
+
+async def test_key_is_renewed_by_a_request_that_the_former_key_signs(demo, exit_proxy, make_proxy, make_token):
+    renewed = make_proxy(Role.EXIT)
+    reply = await renewed.enrol(await make_token(Role.EXIT), signer=exit_proxy)
+    assert (reply.status, renewed.id) == (201, exit_proxy.id)
+    assert (await exit_proxy.beat()).status == (await renewed.beat()).status == 202
 
 
 async def test_reenrolment_at_new_address_needs_a_heartbeat(demo, make_proxy, make_token, query):
@@ -147,10 +155,10 @@ async def test_one_token_enrols_many_exits_concurrently(demo, make_proxy, make_t
 async def test_concurrent_enrolments_of_one_name_create_one_exit(demo, make_proxy, make_token, stored):
     token = await make_token(Role.EXIT)
     replies = await asyncio.gather(*(make_proxy(Role.EXIT).enrol(token, "us-1") for _ in range(10)))
-    assert Counter(reply.status for reply in replies) == {201: 10}
-    assert len({reply.json["id"] for reply in replies}) == 1
+    assert Counter(reply.status for reply in replies) == {201: 1, 409: 9}
+    assert {reply.json["code"] for reply in replies if reply.status == 409} == {"name_in_use"}
     after = await stored()
-    assert (after["exit"], after["proxy"], after["certificate"]) == (1, 1, 10)
+    assert (after["exit"], after["proxy"], after["certificate"]) == (1, 1, 1)
 
 
 async def test_token_of_another_role_is_refused(demo, make_proxy, make_token, stored):
@@ -168,21 +176,22 @@ async def test_unknown_or_expired_token_is_refused(demo, make_proxy, make_token,
     short = await make_token(Role.EXIT, ttl=timedelta(minutes=5))
     before = await stored()
     clock.advance(minutes=5)
-    for token in (short, "ep-exit-unknown", "nonsense"):
+    for token, code in ((short, "join_token_expired"), ("ep-exit-unknown", "bad_join_token")):
         reply = await make_proxy(Role.EXIT).enrol(token)
-        assert (reply.status, reply.json["code"]) == (401, "bad_join_token")
+        assert (reply.status, reply.json["code"]) == (401, code)
         assert reply.headers["www-authenticate"].startswith("Bearer")
         assert [(error["field"], error["value"]) for error in reply.json["errors"]] == [("/join_token", None)]
     assert await stored() == before
 
 
-async def test_pool_outside_fleet_of_token_is_unknown(demo, make_proxy, make_token, stored):
+async def test_pool_outside_fleet_of_token_is_refused_as_an_unknown_one(demo, make_proxy, make_token, stored):
     await demo.declare("other", "elsewhere", "de")
     token = await make_token(Role.EXIT)
     before = await stored()
-    reply = await make_proxy(Role.EXIT).enrol(token, pool="elsewhere")
-    assert (reply.status, reply.json["code"]) == (422, "unknown_pool")
-    assert [(error["field"], error["value"]) for error in reply.json["errors"]] == [("/pool", "elsewhere")]
+    for pool in ("elsewhere", "nowhere"):
+        reply = await make_proxy(Role.EXIT).enrol(token, pool=pool)
+        assert (reply.status, reply.json["code"]) == (403, "join_token_of_another_fleet")
+        assert [(error["field"], error["value"]) for error in reply.json["errors"]] == [("/pool", pool)]
     assert await stored() == before
 
 

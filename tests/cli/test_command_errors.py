@@ -68,7 +68,7 @@ def test_unreachable_database_is_reported(command, taken):
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("command", [("serve",), ("db", "check"), ("token", "--role", "exit", "--fleet", "demo")])
+@pytest.mark.parametrize("command", [("serve",), ("db", "check")])
 async def test_outdated_migration_is_reported(command, database_url):
     name = "behind_" + parse_url(database_url).database
     connection = await asyncpg.connect(database_url)
@@ -84,17 +84,6 @@ async def test_outdated_migration_is_reported(command, database_url):
     finally:
         await connection.execute(f"DROP DATABASE {name}")
         await connection.close()
-
-
-@pytest.mark.postgres
-def test_token_reports_an_unknown_fleet(database_url):
-    done = run("token", "--role", "exit", "--fleet", "nowhere", EXITPLANE_DATABASE_URL=database_url)
-    assert_refused(done, "'nowhere'", "POST /api/v1/fleets")
-
-
-def test_token_reports_a_missing_control_plane(tmp_path):
-    done = run("token", "--role", "exit", "--fleet", "demo", EXITPLANE_STATE_DIR=str(tmp_path))
-    assert_refused(done, str(tmp_path), "exitplane serve")
 
 
 def test_serve_reports_an_invalid_setting():

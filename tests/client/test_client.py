@@ -23,6 +23,7 @@ from api.features.certificates.schemas import CertificateIn, CertificatePatch
 from api.features.declared.schemas import Declared
 from api.features.exits.schemas import ExitIn, ExitPatch
 from api.features.fleets.schemas import FirstListenerIn, FleetIn, FleetPatch
+from api.features.join_tokens.schemas import JoinTokenIn
 from api.features.keepalives.schemas import KeepaliveIn
 from api.features.listeners.schemas import ListenerIn, ListenerPatch
 from api.features.operators.schemas import OperatorIn, OperatorPatch
@@ -152,6 +153,11 @@ async def call_every_method(api: Client, plane, database):
             made = (await collect(collection.list(name="b")))[0]
         await collection.try_delete(made.id)
         await collection.delete(made.id)
+    await api.join_tokens.try_create(JoinTokenIn(fleet="demo", role="exit"))
+    token = await api.join_tokens.create(JoinTokenIn(fleet="demo", role="exit"))
+    assert (await api.join_tokens.read(token.id)).id == (await collect(api.join_tokens.list()))[0].id
+    for remove in (api.join_tokens.try_delete, api.join_tokens.delete):
+        await remove(token.id)
     async with database.session() as session:
         gateway = ProxyRow(fleet_id=pool.fleet_id, name="gw", role="gateway", created_at=pool.created_at)
         session.add(gateway)

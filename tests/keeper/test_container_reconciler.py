@@ -22,8 +22,8 @@ from keeper.containers.reconciler import ContainerReconciler, run_containers, ru
 from model.database import Database
 from model.entities import Role
 from model.exit_states import ExitState
-from model.repositories import container_commands, containers, declared, enrolment, exits, heartbeats
-from model.tables import ContainerCommandRow, ContainerRow, ExitRow, FleetRow, JoinTokenRow, PoolRow, ProxyRow
+from model.repositories import container_commands, containers, declared, exits, heartbeats, join_tokens
+from model.tables import ContainerCommandRow, ContainerRow, ExitRow, PoolRow, ProxyRow
 from model.unit_of_work import write
 from tests.conftest import KEYRING
 from tests.keeper.conftest import KeeperHarness
@@ -174,9 +174,11 @@ async def test_each_container_has_its_own_secret_join_token(testbed, database):
     assert not any(token in written for token in tokens)
     async with database.session() as session:
         for slot, token in zip((1, 2), tokens, strict=True):
-            row = await enrolment.find_token(session, token, testbed.clock())
-            assert (row.name, row.role) == (testbed.name(slot), Role.EXIT)
-            assert await enrolment.find_token(session, token, testbed.clock() + timedelta(minutes=6)) is None
+            row = await join_tokens.find(session, token)
+            assert (row.proxy_name, row.role, row.uses, row.takes_over) == (testbed.name(slot), Role.EXIT, 1, True)
+            assert row.expires_at - testbed.clock() == timedelta(minutes=5)
+        made = (await session.execute(text("SELECT action FROM audit_event WHERE kind = 'join-token'"))).scalars()
+        assert [*made] == ["created", "created"]
 
 
 async def test_idle_fleet_gets_no_action(serving, database):
@@ -486,17 +488,6 @@ async def test_one_of_two_replicas_works_and_the_other_follows(testbed, until, d
         for task in (first, second):
             task.cancel()
         await asyncio.gather(first, second, return_exceptions=True)
-
-
-async def test_named_join_token_is_for_one_key(database, clock, harness):
-    async with database.session() as session:
-        fleet = (await session.execute(select(FleetRow))).scalar_one()
-        token = await enrolment.create_token(
-            session, fleet_id=fleet.id, role=Role.EXIT, ttl=timedelta(minutes=5), now=clock(), name="us-1"
-        )
-        row = await enrolment.find_token(session, token, clock())
-        assert isinstance(row, JoinTokenRow)
-        assert [await enrolment.use_token(session, row, key) for key in ("one", "one", "two")] == [True, True, False]
 
 
 async def test_old_commands_are_pruned(testbed, database):

@@ -18,7 +18,6 @@ from model.authority import LEAF_LIFETIME, BadSigningRequest, create_authority, 
 from model.entities import Role
 from model.identity import XDS_SERVER_NAME, Identity, parse_uri
 from model.repositories import enrolment
-from model.unit_of_work import write
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IDENTITY = Identity(UUID(int=1), Role.EXIT, UUID(int=2))
@@ -194,18 +193,3 @@ async def test_replicas_that_start_at_once_share_one_authority(database):
         assert await slow.get(enrolment.AuthorityRow, 1) is None
         await overtake()
         assert await enrolment.ensure_authority(slow, lambda: create_authority(NOW)) == made[0]
-
-
-@pytest.mark.postgres
-async def test_join_token_is_valid_until_expiry_and_stored_as_digest(database, declare, query):
-    async with write(database) as unit:
-        fleet = await declare.fleet(unit)
-        token = await enrolment.create_token(
-            unit.session, fleet_id=fleet.id, role=Role.EXIT, ttl=timedelta(hours=1), now=NOW
-        )
-    async with database.session() as session:
-        found = await enrolment.find_token(session, token, NOW + timedelta(minutes=59))
-        assert (found.fleet_id, found.role) == (fleet.id, "exit")
-        assert await enrolment.find_token(session, token, NOW + timedelta(hours=1)) is None
-        assert await enrolment.find_token(session, token + "x", NOW) is None
-    assert token not in str(await query("SELECT * FROM join_token"))

@@ -311,13 +311,18 @@ Dial = Callable[..., AbstractAsyncContextManager[grpc.aio.Channel]]
 
 @pytest.fixture
 def dial(authority: CertificateAuthority) -> Dial:
-    """`async with dial(server, identity) as channel`; optionally with another authority's certificate, or with none."""
+    """`async with dial(server, identity) as channel`; optionally with another authority's certificate, with that of `pair`, or with none."""
 
     @asynccontextmanager
     async def connect(
-        server: XdsServer, identity: Identity | None, *, signed_by: CertificateAuthority = authority
+        server: XdsServer,
+        identity: Identity | None,
+        *,
+        signed_by: CertificateAuthority = authority,
+        pair: KeyPair | None = None,
     ) -> AsyncIterator[grpc.aio.Channel]:
-        pair = certify(signed_by, identity) if identity else None
+        if pair is None and identity is not None:
+            pair = certify(signed_by, identity)
         credentials = grpc.ssl_channel_credentials(
             root_certificates=authority.certificate_pem.encode(),
             private_key=pair.key_pem.encode() if pair else None,
@@ -350,10 +355,9 @@ def connect(dial: Dial) -> Connect:
         identity: Identity | None,
         *,
         node_id: str = "",
-        signed_by: CertificateAuthority | None = None,
+        **credential: Any,
     ) -> AsyncIterator[AdsTestClient]:
-        given = {} if signed_by is None else {"signed_by": signed_by}
-        async with dial(server, identity, **given) as channel:
+        async with dial(server, identity, **credential) as channel:
             yield AdsTestClient(channel, node_id)
 
     return start

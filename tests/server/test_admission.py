@@ -16,8 +16,9 @@ from model.authority import create_authority, issue_server
 from model.entities import Role
 from model.identity import XDS_SERVER_NAME, Identity
 from model.repositories import declared
+from model.request_signature import thumbprint_of
 from model.tables import ProxyRow, RemovedProxyRow, RevisionRow
-from tests.server.conftest import FleetFixture
+from tests.server.conftest import FleetFixture, certify
 from xds.server.world_watcher import Debounce
 from xds.translate import names
 
@@ -134,6 +135,22 @@ async def test_deregistered_proxy_is_denied(fleet_db, server, connect, until):
     await until(lambda: fleet_db.gateway.id not in server.publisher.world.proxies)
     async with connect(server, fleet_db.identity) as client:
         assert await client.end() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_stream_of_replaced_certificate_ends_and_is_refused(fleet_db, server, connect, authority, has_all):
+    identity = fleet_db.identity
+    former, present = certify(authority, identity), certify(authority, identity)
+    async with connect(server, identity, pair=former) as gone, connect(server, identity, pair=present) as stays:
+        for client in (gone, stays):
+            await client.start()
+            await client.until(has_all(2))
+        await fleet_db.change(fleet_db.gateway, replaced_certificates=[thumbprint_of(former.certificate_pem)])
+        assert await gone.end() is grpc.StatusCode.PERMISSION_DENIED
+        assert "took over" in await gone.call.details()
+        async with connect(server, identity, pair=former) as again:
+            assert await again.end() is grpc.StatusCode.PERMISSION_DENIED
+        await fleet_db.add_pool("jp")
+        await stays.until(has_all(3))
 
 
 @pytest.mark.parametrize("claimed", ["another role", "another fleet"])

@@ -14,6 +14,7 @@ import structlog
 from model.database import Database, DatabaseUnreachable
 from model.identity import Identity, parse_uri
 from model.repositories import declared, enrolment
+from model.request_signature import thumbprint_of
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Close, XdsStream
 from xds.server.admission import Admission, ConnectionAge, Limits
@@ -139,9 +140,10 @@ class DiscoveryService:
             await self._catch_up()
             if self._closing:
                 return Close("UNAVAILABLE", "the control plane is shutting down")
-        pending = self._publisher.open(identity)
+        certificate = read_thumbprint(context)
+        pending = self._publisher.open(identity, certificate)
         if pending is None:
-            return await self._explain_unknown(identity)
+            return await self._explain_unknown(identity, certificate)
         protocol = XdsStream(
             variant,
             identity,
@@ -165,14 +167,14 @@ class DiscoveryService:
                 self._recorder.record_disconnected(identity.proxy_id)
             log.info("xds.disconnected", node=str(identity.proxy_id))
         if close is not None and pending.revoked:
-            return await self._explain_unknown(identity)
+            return await self._explain_unknown(identity, certificate)
         if close is not None and close.status in _CLIENT_ERRORS:
             log.warning("xds.stream_rejected", node=str(identity.proxy_id), status=close.status, reason=close.message)
             self._admission.block(identity.proxy_id, time.monotonic())
         return close
 
-    async def _explain_unknown(self, identity: Identity) -> Close:
-        """Return the status for a proxy that the World does not have.
+    async def _explain_unknown(self, identity: Identity, certificate: str) -> Close:
+        """Return the status for a proxy that the World does not have, or has with another certificate.
 
         Agents of a deregistered proxy erase their record, so only the database says that. The World may be older than the
         enrolment, and a restored database older than both.
@@ -184,6 +186,9 @@ class DiscoveryService:
                     return Close("PERMISSION_DENIED", "this proxy was deregistered; enrol it again")
         except DatabaseUnreachable:
             proxy = None
+        known = self._publisher.world and self._publisher.world.proxies.get(identity.proxy_id)
+        if known and certificate in known.replaced_certificates:
+            return Close("PERMISSION_DENIED", "another registration took over the name of this proxy")
         if proxy is not None and (proxy.fleet_id, proxy.role) != (identity.fleet_id, identity.role):
             return Close("PERMISSION_DENIED", "the certificate is for another fleet or role; enrol the proxy again")
         return Close("UNAVAILABLE", "this proxy is not known here yet: try again in a moment")
@@ -202,3 +207,9 @@ def identify(context: Context) -> Identity | None:
         with suppress(ValueError, UnicodeDecodeError):
             return parse_uri(name.decode())
     return None
+
+
+def read_thumbprint(context: Context) -> str:
+    """Return the thumbprint of the client's certificate; empty if gRPC shows none."""
+    shown = context.auth_context().get("x509_pem_cert", ())
+    return thumbprint_of(shown[0].decode()) if shown else ""

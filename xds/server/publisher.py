@@ -57,8 +57,10 @@ class PendingUpdate:
     changed: dict[str, frozenset[str]] | None = field(default_factory=dict)
     answered: dict[str, set[str]] = field(default_factory=dict)
     """Names by type URL that the client answered on its other streams, and that this stream has not seen yet."""
+    certificate: str = ""
+    """The thumbprint of the client's certificate."""
     revoked: bool = False
-    """True once the proxy was removed, so that its stream must end."""
+    """True once the proxy was removed, or its certificate replaced, so that its stream must end."""
     stream: XdsStream | None = None
     """Set once the stream is served."""
     event: asyncio.Event = field(default_factory=asyncio.Event)
@@ -127,15 +129,18 @@ class Publisher:
 
     # -- streams
 
-    def open(self, identity: Identity) -> PendingUpdate | None:
-        """Register a stream. Return None if the World has no such proxy, or has it in another fleet or role."""
+    def open(self, identity: Identity, certificate: str = "") -> PendingUpdate | None:
+        """Register a stream of a client with a certificate (its thumbprint).
+
+        Return None if the World has no such proxy, has it in another fleet or role, or has replaced the certificate.
+        """
         assert self.world is not None
-        scopes = self._scopes(identity, self.world)
+        scopes = self._scopes(identity, certificate, self.world)
         if not scopes:
             return None
         self._ensure_rollouts(scopes, self.world)
         keys = tuple(scope.key for scope in scopes)
-        pending = PendingUpdate(identity, self._view(identity, keys), keys)
+        pending = PendingUpdate(identity, self._view(identity, keys), keys, certificate=certificate)
         self._register(pending)
         return pending
 
@@ -363,8 +368,8 @@ class Publisher:
             pending.merge(changed)
 
     def _update_scopes(self, pending: PendingUpdate, world: World) -> None:
-        """Give a stream the scopes that its proxy has now; revoke it if the proxy was removed."""
-        scopes = self._scopes(pending.identity, world)
+        """Give a stream the scopes that its proxy has now; revoke it if the proxy was removed or its certificate replaced."""
+        scopes = self._scopes(pending.identity, pending.certificate, world)
         keys, before = tuple(scope.key for scope in scopes), pending.keys
         if keys == before:
             return
@@ -381,9 +386,11 @@ class Publisher:
         self._report_desired(pending, type_urls, world.revision)
         pending.merge(None)
 
-    def _scopes(self, identity: Identity, world: World) -> tuple[Scope, ...]:
+    def _scopes(self, identity: Identity, certificate: str, world: World) -> tuple[Scope, ...]:
         proxy = world.proxies.get(identity.proxy_id)
         if proxy is None or proxy.fleet_id != identity.fleet_id or proxy.role is not identity.role:
+            return ()
+        if certificate in proxy.replaced_certificates:
             return ()
         return scopes_of(proxy, world)
 

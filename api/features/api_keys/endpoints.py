@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 from fastapi import Response
@@ -13,7 +12,7 @@ from api.http.openapi import document_write_errors
 from api.http.paths import BASE_PATH
 from api.kernel.collections.router import CHANGE, DELETE, router_of
 from api.kernel.dry_run import DryRunOut
-from api.kernel.idempotency import REPLAYED_HEADER
+from api.kernel.idempotency import reveal
 from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, require_write
 from api.runtime.tokens import new_key
 
@@ -32,10 +31,4 @@ async def create_api_key(body: ApiKeyIn, write: Writing) -> Response:
         headers = {"Location": f"{BASE_PATH}/{API_KEYS.name}/{created.id}", "ETag": API_KEYS.etag(created)}
         return WriteReply(201, created, headers)
 
-    reply = await write.run(do)
-    if reply.status_code != 201 or REPLAYED_HEADER in reply.headers:
-        return reply
-    # added after the write, so that the reply stored under an Idempotency-Key does not hold the secret
-    headers = {name: value for name, value in reply.headers.items() if name != "content-length"}
-    content = json.loads(bytes(reply.body)) | {"key": secret}
-    return Response(json.dumps(content).encode(), 201, {**headers, "Cache-Control": "no-store"})
+    return reveal(await write.run(do), "key", secret)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from api.features.enrolment import service
-from api.features.enrolment.schemas import EnrolmentOut, ExitEnrolmentIn, HeartbeatSettingsOut, ProxyEnrolmentIn, XdsOut
+from api.features.enrolment.join_token import RegistrationRequest, TokenRefused
+from api.features.enrolment.schemas import (
+    EnrolmentIn,
+    EnrolmentOut,
+    ExitEnrolmentIn,
+    HeartbeatSettingsOut,
+    ProxyEnrolmentIn,
+    XdsOut,
+)
 from api.features.enrolment.service import Enrolled
 from api.http.openapi import document_errors
 from api.http.problems import DUPLICATE, Problem
@@ -21,29 +29,61 @@ _PROBLEMS = document_errors(400, 401, 403, 409, 413, 415, 422)
 
 
 @router.post("/exits/register", status_code=201, responses=_PROBLEMS)
-async def register_exit(body: ExitEnrolmentIn, context: Context, write: RequestWrite) -> EnrolmentOut:
-    """Enrol an exit: create it unless it exists, and sign a certificate for its key."""
-    enrolled = await _enrol(write, lambda unit: service.enrol_exit(unit, context.authority, body, context.clock()))
+async def register_exit(body: ExitEnrolmentIn, request: Request, context: Context, write: RequestWrite) -> EnrolmentOut:
+    """Enrol an exit: create it unless it exists, and sign a certificate for its key.
+
+    A name that another key has needs a token that takes it over (409 otherwise). An agent that repeats its registration signs
+    the request with its key, as a heartbeat, and uses up nothing.
+    """
+    sent = await _read_request(request)
+    enrolled = await _enrol(
+        write, body, sent, lambda unit: service.enrol_exit(unit, context.authority, body, sent, context.clock())
+    )
     write.locate(f"exits/{enrolled.identity.proxy_id}")
     return _show(context, enrolled)
 
 
 @router.post("/proxies/register", status_code=201, responses=_PROBLEMS)
-async def register_proxy(body: ProxyEnrolmentIn, context: Context, write: RequestWrite) -> EnrolmentOut:
-    """Enrol a gateway in the fleet of its join token, and sign a certificate for its key."""
-    enrolled = await _enrol(write, lambda unit: service.enrol_gateway(unit, context.authority, body, context.clock()))
+async def register_proxy(
+    body: ProxyEnrolmentIn, request: Request, context: Context, write: RequestWrite
+) -> EnrolmentOut:
+    """Enrol a gateway in the fleet of its join token, and sign a certificate for its key. Names are as for exits."""
+    sent = await _read_request(request)
+    enrolled = await _enrol(
+        write, body, sent, lambda unit: service.enrol_gateway(unit, context.authority, body, sent, context.clock())
+    )
     write.locate(f"proxies/{enrolled.identity.proxy_id}")
     return _show(context, enrolled)
 
 
-async def _enrol(write: Write, enrol: Callable[[UnitOfWork], Awaitable[Enrolled]]) -> Enrolled:
+async def _read_request(request: Request) -> RegistrationRequest:
+    peer = request.client.host if request.client else ""
+    authorization = request.headers.get("authorization")
+    return RegistrationRequest(request.scope["path"], await request.body(), authorization, peer)
+
+
+async def _enrol(
+    write: Write, body: EnrolmentIn, sent: RegistrationRequest, enrol: Callable[[UnitOfWork], Awaitable[Enrolled]]
+) -> Enrolled:
+    try:
+        enrolled = await _enrol_or_retry(write, enrol)
+    except TokenRefused as refusal:
+        await service.record_refusal(write, refusal, body.name, sent.peer)
+        raise
+    if enrolled.took_over:  # at this replica at once; the others follow the change log
+        write.context.certificate_cache.forget(enrolled.identity.proxy_id)
+        write.context.heartbeat_sink.forget(enrolled.identity.proxy_id)
+    return enrolled
+
+
+async def _enrol_or_retry(write: Write, enrol: Callable[[UnitOfWork], Awaitable[Enrolled]]) -> Enrolled:
     try:
         async with write.unit() as unit:
             return await enrol(unit)
     except Problem as problem:
         if problem.code != DUPLICATE:
             raise
-    # a concurrent attempt of the same proxy may have created it: the second attempt finds that row
+    # a concurrent registration may have taken the name: the second attempt finds its row
     async with write.unit() as unit:
         return await enrol(unit)
 

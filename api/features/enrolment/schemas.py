@@ -26,7 +26,7 @@ _SECRETS: dict[str, Any] = {"join_token": "ep-exit-…", "csr": "-----BEGIN CERT
 
 class EnrolmentIn(RequestModel):
     join_token: Annotated[str, Field(min_length=1, max_length=200)] = Field(
-        description="A join token from `exitplane token`, for this role and fleet. Never repeated in a reply."
+        description="A join token from `exitplane token create`, for this role and fleet. Never repeated in a reply."
     )
     csr: Annotated[str, Field(min_length=1, max_length=16_384)] = Field(
         description="A certificate signing request in PEM, for a P-256 key. The names in it are ignored."
@@ -39,7 +39,7 @@ class EnrolmentIn(RequestModel):
 
 
 class ExitEnrolmentIn(EnrolmentIn):
-    """The registration of an exit. Registering again under the same name keeps the exit and updates its address."""
+    """The registration of an exit. Registering again with the same key keeps the exit and updates its address."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -11,8 +11,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from api.features.enrolment.join_token import (
+    Claim,
+    RegistrationRequest,
+    TokenRefused,
+    check_token,
+    claim_name,
+    id_of,
+    use_token,
+)
 from api.features.enrolment.schemas import EnrolmentIn, ExitEnrolmentIn, ProxyEnrolmentIn
 from api.features.exits import service as exits
 from api.features.exits.parent_proxy import parent_columns
@@ -20,106 +31,148 @@ from api.features.exits.schemas import ParentIn
 from api.features.pools import service as pools
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate
+from api.kernel.writes import Write
+from model.audit_log import AuditEntry
 from model.authority import BadSigningRequest, CertificateAuthority, sign_request
 from model.entities import Role
 from model.exit_states import TAKEN_OUT, ExitState
 from model.identity import Identity
-from model.repositories import declared, enrolment
-from model.request_signature import public_key_of
+from model.repositories import declared, enrolment, join_tokens
 from model.tables import ExitRow, JoinTokenRow, PoolRow, ProxyRow
 from model.unit_of_work import UnitOfWork
+from model.unit_of_work import write as begin
+
+log = structlog.get_logger()
 
 ENROLLED = "enrolled, no heartbeat yet"
+TAKEN_OVER = "taken over by a registration with another key, no heartbeat since"
 MOVED = "enrolled again with another address or parent, no heartbeat since"
 _ADDRESS_FIELDS = {"address", "port", "bind_address", "egress_address"}
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A proxy and its new certificate (PEM)."""
+    """A proxy and its new certificate (PEM). `took_over` tells that the certificates of another key ended."""
 
     identity: Identity
     certificate: str
+    took_over: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A registration that may be carried out. `proxy` is the proxy that had the name before; None: nobody."""
+
+    token: JoinTokenRow
+    claim: Claim
+    proxy: ProxyRow | None
+    request: RegistrationRequest
+    identity: Identity
 
 
 async def enrol_exit(
-    unit: UnitOfWork, authority: CertificateAuthority, body: ExitEnrolmentIn, now: datetime
+    unit: UnitOfWork,
+    authority: CertificateAuthority,
+    body: ExitEnrolmentIn,
+    request: RegistrationRequest,
+    now: datetime,
 ) -> Enrolled:
     """Enrol an exit.
 
-    Raises Problem: 401, 403 for the token, 422 for pool or CSR, 409 when another pool has the name.
+    Raises Problem: 401 and 403 for the token, 422 for the CSR, 409 for a token that is used up, a name that another key or
+    another pool has.
     """
-    token = await _check_token(unit, body.join_token, Role.EXIT, now)
-    pool, _ = await pools.refer(unit.session, body.pool, str(token.fleet_id))
-    _check_name(token, body)
-    exit_id = await _save_exit(unit, pool, body, now)
-    enrolled = await _certify(unit, authority, body.csr, Identity(token.fleet_id, Role.EXIT, exit_id), now)
-    await _use_token(unit, token, enrolled)
-    return enrolled
+    token = await check_token(unit.session, body.join_token, Role.EXIT, body.name, now)
+    pool = await _pool_of(unit.session, token, body.pool)
+    found = await declared.find_exit_named(unit.session, pool.id, body.name)
+    row = found and await declared.lock(unit.session, ExitRow, found.id)
+    proxy = None if row is None else await declared.find_proxy(unit.session, row.id)
+    claim = await claim_name(unit.session, token, proxy, request, now)
+    exit_id = await _save_exit(unit, pool, row, body, claim, now)
+    identity = Identity(token.fleet_id, Role.EXIT, exit_id)
+    return await _finish(unit, authority, body, Registration(token, claim, proxy, request, identity), now)
 
 
 async def enrol_gateway(
-    unit: UnitOfWork, authority: CertificateAuthority, body: ProxyEnrolmentIn, now: datetime
+    unit: UnitOfWork,
+    authority: CertificateAuthority,
+    body: ProxyEnrolmentIn,
+    request: RegistrationRequest,
+    now: datetime,
 ) -> Enrolled:
-    """Enrol a gateway. Raises Problem: 401 and 403 for the token, 422 for the CSR."""
-    token = await _check_token(unit, body.join_token, Role.GATEWAY, now)
-    _check_name(token, body)
+    """Enrol a gateway.
+
+    Raises Problem: 401 and 403 for the token, 422 for the CSR, 409 for a token that is used up or a name that another key has.
+    """
+    token = await check_token(unit.session, body.join_token, Role.GATEWAY, body.name, now)
     found = await declared.find_proxy_named(unit.session, token.fleet_id, Role.GATEWAY, body.name)
     proxy = found and await declared.lock(unit.session, ProxyRow, found.id)
+    claim = await claim_name(unit.session, token, proxy, request, now)
     locality = _known_locality(body)
     if proxy is None:
-        proxy = ProxyRow(fleet_id=token.fleet_id, name=body.name, role=Role.GATEWAY, created_at=now, **locality)
+        row = ProxyRow(fleet_id=token.fleet_id, name=body.name, role=Role.GATEWAY, created_at=now, **locality)
         taken = duplicate("/name", body.name, "another gateway is taking this name right now", "try again")
         with clashes({"uq_proxy_fleet_id_role_name": taken}):
-            await declared.save(unit, proxy)
+            await declared.save(unit, row)
     else:
-        await declared.save_changes(unit, proxy, locality)
-    enrolled = await _certify(unit, authority, body.csr, Identity(token.fleet_id, Role.GATEWAY, proxy.id), now)
-    await _use_token(unit, token, enrolled)
-    return enrolled
+        row = proxy
+        await declared.save_changes(unit, row, locality)
+    identity = Identity(token.fleet_id, Role.GATEWAY, row.id)
+    return await _finish(unit, authority, body, Registration(token, claim, proxy, request, identity), now)
 
 
-async def _check_token(unit: UnitOfWork, token: str, role: Role, now: datetime) -> JoinTokenRow:
-    row = await enrolment.find_token(unit.session, token, now)
-    if row is None:
-        message, hint = "the join token is unknown or has expired", "ask an operator for a new token"
-        headers = {"WWW-Authenticate": 'Bearer realm="join token"'}
-        errors = [FieldError("/join_token", message, hint)]
-        raise Problem(401, "bad_join_token", message, errors=errors, headers=headers)
-    if row.role != role:
-        message = f"the join token is for the role {row.role}, not {role}"
-        errors = [FieldError("/join_token", message, f"ask an operator for a token for the role {role}")]
-        raise Problem(403, "join_token_of_another_role", message, errors=errors)
-    return row
+async def record_refusal(write: Write, refusal: TokenRefused, name: str, peer: str) -> None:
+    """Log a refused registration, and audit it unless the same token was refused a moment ago."""
+    log.warning("enrolment.refused", code=refusal.code, token=str(refusal.token_id), name=name, peer=peer)
+    detail = {"code": refusal.code, "proxy": name, "address": peer}
+    async with begin(write.context.database, actor=write.actor) as unit:
+        if await join_tokens.note_refusal(unit.session, refusal.token_id, write.context.clock()):
+            unit.audit(AuditEntry("refused", "join-token", str(refusal.token_id), refusal.fleet_id, detail))
 
 
-def _check_name(token: JoinTokenRow, body: EnrolmentIn) -> None:
-    if token.name not in (None, body.name):
-        message = f"the join token is for a proxy of another name, not {body.name}"
-        errors = [FieldError("/name", message, "use the name that the token was created for", body.name)]
-        raise Problem(403, "join_token_of_another_name", message, errors=errors)
+async def _finish(
+    unit: UnitOfWork, authority: CertificateAuthority, body: EnrolmentIn, registration: Registration, now: datetime
+) -> Enrolled:
+    """End the former certificates of a name that is taken over, sign the new one, and count the use of the token."""
+    token, proxy, identity = registration.token, registration.proxy, registration.identity
+    if registration.claim is Claim.TAKEOVER:
+        assert proxy is not None, "only a name in use is taken over"
+        await enrolment.replace_certificates(unit, proxy)
+    certificate = await _sign(authority, body.csr, identity, now)
+    await enrolment.record_certificate(unit, identity.proxy_id, certificate, now)
+    if registration.claim is not Claim.OWN:  # the repetition of a registration whose reply was lost costs no use
+        await use_token(unit.session, token, body.name, now)
+    action = "takeover" if registration.claim is Claim.TAKEOVER else "used"
+    detail = {"proxy": body.name, "proxy_id": str(identity.proxy_id), "address": registration.request.peer}
+    unit.audit(AuditEntry(action, "join-token", str(id_of(token)), token.fleet_id, detail))
+    return Enrolled(identity, certificate, took_over=registration.claim is Claim.TAKEOVER)
 
 
-async def _use_token(unit: UnitOfWork, token: JoinTokenRow, enrolled: Enrolled) -> None:
-    if not await enrolment.use_token(unit.session, token, public_key_of(enrolled.certificate)):
-        message = "the join token was used already, with another key; it works for one proxy only"
-        errors = [FieldError("/join_token", message, "ask an operator for a new token")]
-        raise Problem(403, "join_token_used", message, errors=errors)
+async def _pool_of(session: AsyncSession, token: JoinTokenRow, ref: str) -> PoolRow:
+    """Find a pool of the token's fleet. Raises Problem (403), also for one that does not exist: other fleets stay unknown."""
+    try:
+        pool, _ = await pools.refer(session, ref, str(token.fleet_id))
+    except Problem as problem:
+        hint = "name a pool of the token's fleet, or ask an operator for a token of the pool's fleet"
+        error = FieldError("/pool", "the fleet of the join token has no such pool", hint, ref)
+        raise TokenRefused(token, 403, "join_token_of_another_fleet", error) from problem
+    return pool
 
 
-async def _save_exit(unit: UnitOfWork, pool: PoolRow, body: ExitEnrolmentIn, now: datetime) -> UUID:
+async def _save_exit(
+    unit: UnitOfWork, pool: PoolRow, row: ExitRow | None, body: ExitEnrolmentIn, claim: Claim, now: datetime
+) -> UUID:
     fields: dict[str, Any] = body.model_dump(include=_ADDRESS_FIELDS)
-    found = await declared.find_exit_named(unit.session, pool.id, body.name)
-    row = found and await declared.lock(unit.session, ExitRow, found.id)
     if body.parent is not None:
         fields |= _parent_changes(body.parent, row)
     if row is None:
         fields |= {"name": body.name, "locality": body.locality}
         return (await exits.add(unit, pool, fields, state=ExitState.REGISTERING, reason=ENROLLED, now=now)).id
     moved = any(getattr(row, name) != value for name, value in fields.items())
-    if moved and row.state not in TAKEN_OUT:
-        # fail closed: no heartbeat has come from the new address yet
-        fields |= {"state": ExitState.REGISTERING, "state_reason": MOVED, "state_since": now}
+    if (moved or claim is Claim.TAKEOVER) and row.state not in TAKEN_OUT:
+        # fail closed: no heartbeat has come from the new address, or the new agent, yet
+        reason = TAKEN_OVER if claim is Claim.TAKEOVER else MOVED
+        fields |= {"state": ExitState.REGISTERING, "state_reason": reason, "state_since": now}
     await exits.update(unit, row, pool, fields | _known_locality(body))
     return row.id
 
@@ -136,18 +189,15 @@ def _known_locality(body: EnrolmentIn) -> dict[str, Any]:
     return {} if body.locality is None else {"locality": body.locality}
 
 
-async def _certify(
-    unit: UnitOfWork, authority: CertificateAuthority, csr: str, identity: Identity, now: datetime
-) -> Enrolled:
+async def _sign(authority: CertificateAuthority, csr: str, identity: Identity, now: datetime) -> str:
+    """Sign a certificate (PEM). Raises Problem (422) for a bad CSR."""
     try:
         # a P-384 signature takes milliseconds, which would block the event loop
-        certificate = await asyncio.to_thread(sign_request, authority, csr, identity, now)
+        return await asyncio.to_thread(sign_request, authority, csr, identity, now)
     except BadSigningRequest as error:
         raise _bad_csr(error.message, error.hint) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise _bad_csr("the CSR's key or signature is of an unsupported type", "generate a P-256 key") from error
-    await enrolment.record_certificate(unit, identity.proxy_id, certificate, now)
-    return Enrolled(identity, certificate)
 
 
 def _bad_csr(message: str, hint: str) -> Problem:

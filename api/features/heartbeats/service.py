@@ -34,7 +34,7 @@ async def authenticate(
     """Verify that a heartbeat is signed by the proxy in the path, and return its credential.
 
     `kind` is `exit` or `proxy`, as in the path. Raises Problem: 401 for a bad signature, 403 for another proxy's certificate,
-    404 for a proxy that never existed, 410 for a removed one, which should enrol again.
+    404 for a proxy that never existed, 410 for a removed one, and for one whose name another key took over.
     """
     with _as_unauthorized():
         claim = request_signature.read(authorization)
@@ -50,6 +50,14 @@ async def authenticate(
         request_signature.verify(claim, credential.public_key, path, body, now)
         if credential.expires_at <= now:
             raise BadSignature("the certificate has expired", hint="enrol again")
+    if credential.replaced:
+        raise _gone(
+            kind,
+            ref,
+            "replaced",
+            f"another registration took over this {kind}'s name",
+            "stop; to take the name back, register with a token of `exitplane token create --takes-over`",
+        )
     if credential.proxy_id != as_id(ref):
         hint = "send it to the id from the reply to enrolment"
         message = "the certificate belongs to another proxy"
@@ -94,6 +102,7 @@ async def receive(
             observation=None if beat.observation is None else beat.observation.model_dump(mode="json"),
             open_requests=beat.open_requests,
             carried_bytes=beat.carried_bytes,
+            certificate=credential.thumbprint,
         )
     )
     more: dict[str, Any] = {}
@@ -137,13 +146,14 @@ async def _explain_unknown(context: ApiContext, kind: str, ref: str) -> Problem:
         if await declared.find_proxy(session, proxy_id) is not None:
             return _unauthorized("the certificate is unknown here", "enrol again")
         if await enrolment.was_removed(session, proxy_id):
-            return _deregistered(kind, ref)
+            return _gone(
+                kind, ref, "deregistered", f"this {kind} was deregistered", "stop, or enrol again with a join token"
+            )
     return not_found(kind, ref)
 
 
-def _deregistered(kind: str, ref: str) -> Problem:
-    message, hint = f"this {kind} was deregistered", "stop, or enrol again with a join token"
-    return Problem(410, "deregistered", message, errors=[FieldError(PATH_FIELDS[kind], message, hint, ref)])
+def _gone(kind: str, ref: str, code: str, message: str, hint: str) -> Problem:
+    return Problem(410, code, message, errors=[FieldError(PATH_FIELDS[kind], message, hint, ref)])
 
 
 def _unauthorized(message: str, hint: str) -> Problem:

@@ -55,6 +55,8 @@ class Collection(ABC, Generic[Row, In, Out]):
     volatile: ClassVar[frozenset[str]] = frozenset()
     """Fields of the response model that nobody declares. An ETag does not depend on them."""
     sort: ClassVar[str] = "name"
+    deletion: ClassVar[str] = "Delete {one}."
+    """The first sentence of the description of DELETE."""
 
     # -- what a subclass implements ------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ _PUT = (
     " exist{ambiguous}, 409 if a unique value is taken, 412 if it changed since the read whose `ETag` is in `If-Match`. {dry_run}"
 )
 _DELETE = (
-    "Delete {one}. 404 if it does not exist{ambiguous}, 409 while something refers to it, 412 if it changed since the read whose `ETag`"
+    " 404 if it does not exist{ambiguous}, 409 while something refers to it, 412 if it changed since the read whose `ETag`"
     " is in `If-Match`. {dry_run}"
 )
 
@@ -58,7 +58,7 @@ class Descriptions:
         self.read = _READ.format(**words)
         self.patch = _PATCH.format(**words)
         self.put = _PUT.format(**words)
-        self.delete = _DELETE.format(**words)
+        self.delete = (collection.deletion + _DELETE).format(**words)
 
 
 def _words(name: str) -> str:
