@@ -139,6 +139,10 @@ class HeartbeatRow(SQLModel, table=True):
     """Traffic since the start of its Envoy, both directions together."""
     month_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default="0"))
     """Traffic in the month (UTC) of `heard_at`."""
+    signed_at: datetime = Field(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("'1970-01-01 00:00:00+00'"))
+    )
+    """The time of its signature, by the agent's clock. Only a newer one replaces it."""
 
 
 class IngestWatermarkRow(SQLModel, table=True):

@@ -19,7 +19,7 @@ from argon2 import PasswordHasher
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 
 from api.app import create_app
@@ -165,6 +165,10 @@ class FakeProxy:
     id: str = ""
     certificate: str = ""
     enrolled: dict[str, Any] = field(default_factory=dict)
+    ahead: timedelta = timedelta(0)
+    """Its clock minus the API's."""
+    signed_at: datetime = datetime.min.replace(tzinfo=UTC)
+    """The time of its last signature."""
 
     @property
     def key_pem(self) -> str:
@@ -207,8 +211,8 @@ class FakeProxy:
         return await self.api("POST", path, body=body, headers=signed, peer="203.0.113.9")
 
     def sign(self, body: bytes, path: str) -> dict[str, str]:
-        now = self.api.context.clock()
-        token = request_signature.sign(self.key_pem, thumbprint_of(self.certificate), path, body, now)
+        self.signed_at = max(self.api.context.clock() + self.ahead, self.signed_at + timedelta(microseconds=1))
+        token = request_signature.sign(self.key_pem, thumbprint_of(self.certificate), path, body, self.signed_at)
         return {"authorization": f"Bearer {token}"}
 
 
@@ -397,3 +401,21 @@ def query(database: Database) -> Callable[..., Any]:
             return [dict(row) for row in result.mappings().all()] if result.returns_rows else []
 
     return run
+
+
+@pytest.fixture
+def statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The list of statements sent to the database from now on."""
+    seen, fetch = [], database.fetch
+
+    def note(_connection, _cursor, statement, *_):
+        seen.append(statement)
+
+    def fetched(statement, *values):
+        seen.append(statement)
+        return fetch(statement, *values)
+
+    monkeypatch.setattr(database, "fetch", fetched)
+    event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(database.engine.sync_engine, "before_cursor_execute", note)
