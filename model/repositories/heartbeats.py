@@ -107,7 +107,7 @@ async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> Mappi
     columns = {name.name: [getattr(beat, name.name) for beat in newest.values()] for name in fields(Heartbeat)}
     columns["observation"] = [None if each is None else json.dumps(each) for each in columns["observation"]]
     rows = (await session.execute(_STORE, {**columns, "tolerance": CLOCK_TOLERANCE})).all()
-    return {proxy_id: signed_at for proxy_id, signed_at in rows}
+    return {row.proxy_id: row.signed_at for row in rows}
 
 
 async def forget(session: AsyncSession, proxy_id: UUID) -> None:

@@ -40,6 +40,7 @@ from model.request_signature import thumbprint_of
 from model.tables import ApiKeyRow, OperatorRow
 from tests.conftest import TEMPLATE, Clock, administer, as_text
 
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 """A cheap hasher, so that tests of other behaviour do not wait for hashing."""
 TABLES = ("fleet", "listener", "pool", "proxy", "exit", "certificate", "heartbeat", "join_token", "change", "sync")
@@ -167,7 +168,7 @@ class FakeProxy:
     enrolled: dict[str, Any] = field(default_factory=dict)
     ahead: timedelta = timedelta(0)
     """Its clock minus the API's."""
-    signed_at: datetime = datetime.min.replace(tzinfo=UTC)
+    signed_at: datetime = LONG_AGO
     """The time of its last signature."""
 
     @property

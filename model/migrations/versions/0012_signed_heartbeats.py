@@ -11,5 +11,7 @@ down_revision = "0010"
 
 def upgrade() -> None:
     # any signature is newer than those of before the migration
-    signed_at = sa.Column("signed_at", sa.DateTime(timezone=True), nullable=False, server_default="1970-01-01 00:00:00+00")
+    signed_at = sa.Column(
+        "signed_at", sa.DateTime(timezone=True), nullable=False, server_default="1970-01-01 00:00:00+00"
+    )
     op.add_column("heartbeat", signed_at)
