@@ -92,6 +92,7 @@ TABLE = {
     ("GET", f"{BASE}/fleets/{{fleet}}/rollout"): VIEWER,
     ("PUT", f"{BASE}/fleets/{{fleet}}/rollout/approval"): OPERATOR,
     ("DELETE", f"{BASE}/fleets/{{fleet}}/rollout/approval"): OPERATOR,
+    ("PUT", f"{BASE}/fleets/{{fleet}}/rollout/change-sets/{{change_set}}/release"): OPERATOR,
     ("GET", f"{BASE}/proxies/{{proxy_id}}/config"): VIEWER,
     ("GET", f"{BASE}/explain"): VIEWER,
     ("GET", f"{BASE}/declared"): VIEWER,

@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from model.entities import ResourceKey
 from model.repositories import declared, rollout
 from model.tables import ProxyRow, RouteRow
 from model.unit_of_work import write
@@ -30,7 +31,7 @@ async def add_deny_route(fleet_db) -> None:
         name="denied",
         position=1,
         enabled=True,
-        match={"domains": ["denied.example"]},
+        match={"domains": ["zzforbidden.example"]},
         action={"deny": {"status": 403, "text": "no"}},
         created_at=datetime.now(UTC),
     )
@@ -39,7 +40,7 @@ async def add_deny_route(fleet_db) -> None:
 
 
 def denies(gateway) -> bool:
-    return b"denied.example" in gateway.client.bodies.get((names.ROUTE, names.GATEWAY_ROUTES), b"")
+    return b"zzforbidden" in gateway.client.bodies.get((names.ROUTE, names.GATEWAY_ROUTES), b"")
 
 
 @pytest.fixture
@@ -150,7 +151,9 @@ async def test_deregistered_gateway_takes_its_rejections_along(
                 await rollout.forget_rejections_by(unit, rogue.id)
             await until(lambda: denies(newcomer))
             await until(lambda: not server.publisher.rollouts_in_progress())
-        assert {each.proxy_id for each in server.publisher.world.rejections.values()} == {other.id}
+        key = ResourceKey(group_of(fleet_db), names.ROUTE, names.GATEWAY_ROUTES)
+        version = newcomer.client.versions[names.ROUTE][names.GATEWAY_ROUTES]
+        assert server.publisher.world.rejections_of[key, version] == {(key, version, other.id)}
 
 
 async def test_override_releases_what_all_reject(fleet_db, server, rejected_by_both, drive, until, database):
