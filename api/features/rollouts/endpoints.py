@@ -18,7 +18,7 @@ from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, require_w
 
 router = APIRouter(prefix="/fleets/{fleet}/rollout", tags=["fleets"], route_class=JsonRoute)
 ChangeSetId = Annotated[
-    str, Path(pattern="^[0-9a-f]{24}$", description="The id of a change-set, from `GET /fleets/{fleet}/rollout`.")
+    str, Path(max_length=64, description="The id of a change-set, from `GET /fleets/{fleet}/rollout`.")
 ]
 Writing = Annotated[OperatorWrite, require_write("fleets")]
 
