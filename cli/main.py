@@ -29,6 +29,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "cli.status:status",
         "Show exits and proxies with their states, and the changes that are not rolled out to all proxies.",
     ),
+    "release": (
+        "cli.rollout:release",
+        "Release a change-set to all proxies of its group, whoever rejected it. The audit records it.",
+    ),
     "get": ("cli.collections:get", "List the items of a collection, or show one of them."),
     "delete": ("cli.collections:delete", "Delete items of a collection: all of them in one revision, or none."),
     "drain": (

@@ -25,9 +25,13 @@ def status(*, api: Api = DEFAULT_API, as_json: AsJson = False) -> None:
     shown = console()
     exits = ("fleet", "country", "pool", "name", "locality", "state", "state_reason")
     shown.print(_table("Exits", found["exits"], exits))
-    shown.print(_table("Proxies", found["proxies"], ("fleet", "role", "name", "locality", "connected", "out_of_sync")))
+    shown.print(
+        _table(
+            "Proxies", found["proxies"], ("fleet", "role", "name", "locality", "connected", "out_of_sync", "rejects")
+        )
+    )
     if found["changes"]:
-        columns = ("fleet", "released_to", "resource_names", "reason")
+        columns = ("fleet", "id", "released_to", "resource_names", "reason")
         shown.print(_table("Changes not rolled out to all proxies", found["changes"], columns))
 
 
@@ -42,7 +46,9 @@ async def _read(client: Client) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     changes = [change for fleet in fleets for change in await _changes(client, fleet)]
     return {
         "exits": exits,
-        "proxies": [each | {"out_of_sync": _list_outdated_types(each)} for each in proxies],
+        "proxies": [
+            each | {"out_of_sync": _list_outdated_types(each), "rejects": _list_outvoted(each)} for each in proxies
+        ],
         "changes": changes,
     }
 
@@ -68,6 +74,12 @@ def _list_outdated_types(proxy: Item) -> str:
         f"{it['type_url'].rpartition('.')[2]} ({it['status']})" for it in proxy["sync"] if it["status"] != "accepted"
     ]
     return ", ".join(behind)
+
+
+def _list_outvoted(proxy: Item) -> str:
+    """List the resources that a proxy rejects although others of its group accepted them."""
+    names = sorted({each["resource"] for each in proxy["rejections"] if each["accepted_by_others"]})
+    return f"{', '.join(names)} (others accept it)" if names else ""
 
 
 def _table(title: str, rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> Table:

@@ -15,6 +15,13 @@ from client.transport import Operation
 _APPROVAL = f"{BASE_PATH}/fleets/{{fleet}}/rollout/approval"
 _ROLLOUT = Operation("read_rollout", "GET", f"{BASE_PATH}/fleets/{{fleet}}/rollout", None, RolloutOut)
 _APPROVE = Operation("approve_shrink", "PUT", _APPROVAL, None, RolloutOut)
+_RELEASE = Operation(
+    "release_change_set",
+    "PUT",
+    f"{BASE_PATH}/fleets/{{fleet}}/rollout/change-sets/{{change_set}}/release",
+    None,
+    RolloutOut,
+)
 _WITHDRAW = Operation("withdraw_approval", "DELETE", _APPROVAL, None, RolloutOut)
 
 
@@ -23,7 +30,7 @@ class FleetsClient(CollectionClient[FleetIn, FleetPatch, FleetOut]):
 
     def operations(self) -> Iterator[Operation[Any]]:
         yield from super().operations()
-        yield from (_ROLLOUT, _APPROVE, _WITHDRAW)
+        yield from (_ROLLOUT, _APPROVE, _WITHDRAW, _RELEASE)
 
     async def rollout(self, fleet: object) -> RolloutOut:
         """Read the change-sets of a fleet that not all proxies have, and the reasons."""
@@ -44,6 +51,15 @@ class FleetsClient(CollectionClient[FleetIn, FleetPatch, FleetOut]):
     async def try_withdraw_approval(self, fleet: object) -> DryRunOut:
         """Return what `withdraw_approval` would do, without doing it."""
         return await self._transport.dry_run(_WITHDRAW, str(fleet))
+
+    async def release_change_set(self, fleet: object, change_set: str, **options: Unpack[WriteOptions]) -> RolloutOut:
+        """Release a change-set to all proxies of its group, whoever rejected it."""
+        query, headers = split_options(options)
+        return (await self._transport.send(_RELEASE, str(fleet), change_set, query=query, headers=headers)).value
+
+    async def try_release_change_set(self, fleet: object, change_set: str) -> DryRunOut:
+        """Return what `release_change_set` would do, without doing it."""
+        return await self._transport.dry_run(_RELEASE, str(fleet), change_set)
 
     async def _decide(self, operation: Operation[RolloutOut], fleet: object, options: WriteOptions) -> RolloutOut:
         query, headers = split_options(options)

@@ -38,6 +38,10 @@ class JsonClient:
         """Post to a path without a body. An Idempotency-Key lets repeated requests take effect once."""
         return await self._send("POST", path, path_args, query)
 
+    async def put(self, path: str, *path_args: str, **query: QueryValue) -> Item:
+        """Put to a path without a body."""
+        return await self._send("PUT", path, path_args, query)
+
     async def page(self, collection: str, **query: QueryValue) -> tuple[list[Item], str | None]:
         """Read the items of one page of a collection, and the cursor of the next one."""
         found = await self.get(f"/{collection}", **query)

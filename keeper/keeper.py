@@ -30,6 +30,7 @@ from model.repositories import (
     keepalives,
     orders,
     retention,
+    rollout,
 )
 from model.repositories.exit_reports import ExitReport
 from model.unit_of_work import write
@@ -51,6 +52,9 @@ KEEP_HISTORY_FOR: Final = timedelta(days=90)
 KEEP_ORDERS_FOR: Final = timedelta(days=7)
 KEEP_KEEPALIVES_FOR: Final = timedelta(days=30)
 KEEP_REJECTIONS_FOR: Final = timedelta(days=90)
+KEEP_OVERRIDES_FOR: Final = timedelta(days=1)
+ABSENT_AFTER: Final = timedelta(hours=1)
+"""The rejections of a proxy that was not connected for this long are forgotten."""
 UPTIME_OVER: Final = timedelta(days=1)
 _RESOLVE_TIMEOUT_S: Final = 2.0
 log = structlog.get_logger()
@@ -210,6 +214,8 @@ class Keeper:
             await enrolment.forget_removed(session, now)
         async with write(self._database) as unit:
             await retention.prune_groups(unit, before=now - KEEP_REJECTIONS_FOR)
+            await rollout.forget_rejections_of_absent(unit, since=now - ABSENT_AFTER, now=now)
+            await rollout.prune_overrides(unit, now - KEEP_OVERRIDES_FOR)
 
     async def _reap_replicas(self) -> None:
         async with self._database.session() as session:

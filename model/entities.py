@@ -302,17 +302,34 @@ class Accepted:
         return self.key.group
 
 
+VALIDATOR: Final = UUID(int=0)
+"""Stands for a proxy in rejections by the control plane's own validation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """A version that a proxy rejected, with Envoy's message. No other proxy gets it (docs/architecture.md#guard-rails).
-
-    `proxy_id` is None when the control plane's own validation rejected it.
-    """
+    """A version that one proxy rejected, with Envoy's message (docs/architecture.md#guard-rails)."""
 
     key: ResourceKey
     version: str
-    proxy_id: UUID | None
+    proxy_id: UUID
+    """VALIDATOR: the control plane's own validation rejected it."""
     detail: str
+
+    @property
+    def resource_version(self) -> tuple[ResourceKey, str]:
+        return self.key, self.version
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutOverride:
+    """An operator's order to release one change-set of a group to all proxies, whoever rejected it."""
+
+    id: UUID
+    fleet_id: UUID
+    group: str
+    change_set: str
+    """`xds.snapshot.rollout.ChangeSet.key`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,5 +340,16 @@ class Approval:
 
 
 Entity: TypeAlias = (
-    Fleet | Listener | Pool | Exit | Proxy | Route | User | ServerCertificate | Accepted | Rejection | Approval
+    Fleet
+    | Listener
+    | Pool
+    | Exit
+    | Proxy
+    | Route
+    | User
+    | ServerCertificate
+    | Accepted
+    | Rejection
+    | Approval
+    | RolloutOverride
 )

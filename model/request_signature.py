@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 import jwt
@@ -25,6 +25,8 @@ from model.errors import ExitplaneError
 LIFETIME = timedelta(seconds=60)
 LEEWAY = timedelta(minutes=5)
 """The tolerated error of an agent's clock."""
+CLOCK_TOLERANCE = LIFETIME + LEEWAY
+"""The greatest accepted difference between the time of a signature and the control plane's."""
 _THUMBPRINT = "x5t#S256"
 
 
@@ -55,9 +57,10 @@ def public_key_of(certificate_pem: str) -> str:
 def sign(key_pem: str, thumbprint: str, path: str, body: bytes, now: datetime) -> str:
     """Sign a token for one request to `path` with `body`, valid for LIFETIME.
 
-    `thumbprint` names the certificate of the key; empty while it has none.
+    `thumbprint` names the certificate of the key; empty while it has none. `iat` has microseconds, because each signature of a
+    proxy must be newer than the one before (`is_newer`).
     """
-    claims = {"aud": path, "iat": now, "exp": now + LIFETIME, "sha256": _digest(body)}
+    claims = {"aud": path, "iat": now.timestamp(), "exp": now + LIFETIME, "sha256": _digest(body)}
     return jwt.encode(claims, key_pem, algorithm="ES256", headers={_THUMBPRINT: thumbprint})
 
 
@@ -78,8 +81,8 @@ def read(authorization: str | None) -> SignatureClaim:
     return SignatureClaim(str(thumbprint), token)
 
 
-def verify(claim: SignatureClaim, public_key_pem: str, path: str, body: bytes, now: datetime) -> None:
-    """Verify that this key signed this request recently. Raises BadSignature otherwise."""
+def verify(claim: SignatureClaim, public_key_pem: str, path: str, body: bytes, now: datetime) -> datetime:
+    """Verify that this key signed this request recently, and return when. Raises BadSignature otherwise."""
     try:
         claims = jwt.decode(
             claim.token,
@@ -93,8 +96,19 @@ def verify(claim: SignatureClaim, public_key_pem: str, path: str, body: bytes, n
     if claims.get("sha256") != _digest(body):
         raise BadSignature("the signature is for another body", hint="sign the bytes that are sent")
     # `not <=` instead of `>`, so that NaN is refused too
-    if not abs(float(claims["iat"]) - now.timestamp()) <= (LIFETIME + LEEWAY).total_seconds():
+    signed_at = float(claims["iat"])
+    if not abs(signed_at - now.timestamp()) <= CLOCK_TOLERANCE.total_seconds():
         raise BadSignature("the signature was made at another time", hint="set the agent's clock (NTP)")
+    return datetime.fromtimestamp(signed_at, UTC)
+
+
+def is_newer(signed_at: datetime, known: datetime, now: datetime) -> bool:
+    """Return whether a signature is newer than the newest known one of its proxy; otherwise it may be a replay.
+
+    A known time that nobody could sign now counts for nothing: the control plane's clock was ahead when it was accepted.
+    `model.repositories.heartbeats` has this rule in SQL.
+    """
+    return signed_at > known or known > now + CLOCK_TOLERANCE
 
 
 @lru_cache(maxsize=32_768)

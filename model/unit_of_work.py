@@ -22,7 +22,7 @@ from sqlmodel import col
 from model.audit_log import Actor, AuditEntry, append
 from model.change_feed import REVISION_CHANNEL, notify
 from model.database import Database
-from model.entities import ResourceKey
+from model.entities import VALIDATOR, ResourceKey
 from model.tables import ChangeRow, RevisionRow
 from model.world import Key, Kind
 
@@ -158,14 +158,17 @@ def encode_key(key: Key) -> str:
             return str(key)
         case ResourceKey():
             return json.dumps([key.group, key.type_url, key.name])
-        case (resource, version):
-            return json.dumps([resource.group, resource.type_url, resource.name, version])
+        case (resource, version, proxy_id):
+            return json.dumps([resource.group, resource.type_url, resource.name, version, str(proxy_id)])
 
 
 def decode_key(kind: Kind, raw: str) -> Key:
     """Decode what `encode_key` made."""
     if kind not in (Kind.ACCEPTED, Kind.REJECTION):
         return UUID(raw)
-    group, type_url, name, *version = json.loads(raw)
+    group, type_url, name, *rejection = json.loads(raw)
     resource = ResourceKey(group, type_url, name)
-    return (resource, version[0]) if version else resource
+    if not rejection:
+        return resource
+    version, *proxy_id = rejection  # replicas of release 0.1.0 write no proxy
+    return resource, version, UUID(proxy_id[0]) if proxy_id else VALIDATOR

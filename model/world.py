@@ -24,6 +24,7 @@ from model.entities import (
     Rejection,
     ResourceKey,
     Role,
+    RolloutOverride,
     Route,
     ServerCertificate,
     User,
@@ -47,9 +48,10 @@ class Kind(StrEnum):
     ACCEPTED = "accepted"
     REJECTION = "rejection"
     APPROVAL = "approval"
+    OVERRIDE = "override"
 
 
-Key: TypeAlias = UUID | ResourceKey | tuple[ResourceKey, str]
+Key: TypeAlias = UUID | ResourceKey | tuple[ResourceKey, str, UUID]
 
 
 def _empty() -> Mapping[Any, Any]:
@@ -71,7 +73,7 @@ def key_of(entity: Entity) -> Key:
         case Accepted():
             return entity.key
         case Rejection():
-            return (entity.key, entity.version)
+            return (entity.key, entity.version, entity.proxy_id)
         case Approval():
             return entity.fleet_id
         case _:
@@ -90,6 +92,7 @@ _KINDS: Mapping[type, Kind] = {
     Accepted: Kind.ACCEPTED,
     Rejection: Kind.REJECTION,
     Approval: Kind.APPROVAL,
+    RolloutOverride: Kind.OVERRIDE,
 }
 
 
@@ -112,11 +115,19 @@ class World:
     users: Mapping[UUID, User] = field(default_factory=_empty)
     certificates: Mapping[UUID, ServerCertificate] = field(default_factory=_empty)
     accepted: Mapping[ResourceKey, Accepted] = field(default_factory=_empty)
-    rejections: Mapping[tuple[ResourceKey, str], Rejection] = field(default_factory=_empty)
+    rejections: Mapping[tuple[ResourceKey, str, UUID], Rejection] = field(default_factory=_empty)
+    """By resource, version and proxy."""
     approvals: Mapping[UUID, Approval] = field(default_factory=_empty)
     """By fleet id."""
+    overrides: Mapping[UUID, RolloutOverride] = field(default_factory=_empty)
     accepted_of: Mapping[str, frozenset[ResourceKey]] = field(default_factory=_empty)
     """Keys of accepted resources by group."""
+    rejections_of: Mapping[tuple[ResourceKey, str], frozenset[tuple[ResourceKey, str, UUID]]] = field(
+        default_factory=_empty
+    )
+    """Keys of rejections by resource and version."""
+    overrides_of: Mapping[str, frozenset[UUID]] = field(default_factory=_empty)
+    """Override ids by group."""
     listeners_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
     """Listener ids by fleet id."""
     pools_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
@@ -149,8 +160,9 @@ _TABLES: Mapping[Kind, tuple[str, str | None, str]] = {
     Kind.USER: ("users", "users_of", "fleet_id"),
     Kind.SERVER_CERTIFICATE: ("certificates", None, ""),
     Kind.ACCEPTED: ("accepted", "accepted_of", "group"),
-    Kind.REJECTION: ("rejections", None, ""),
+    Kind.REJECTION: ("rejections", "rejections_of", "resource_version"),
     Kind.APPROVAL: ("approvals", None, ""),
+    Kind.OVERRIDE: ("overrides", "overrides_of", "group"),
 }
 
 

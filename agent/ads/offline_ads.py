@@ -80,6 +80,9 @@ class _RecordScope:
     def fleet(self, _world: World) -> None:
         return None
 
+    def size(self, _world: World) -> int:
+        return 1
+
     def resources(self, _world: World) -> frozenset[ResourceId]:
         return frozenset()
 

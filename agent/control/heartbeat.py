@@ -32,8 +32,13 @@ _INTERVAL_MAX_S: Final = 300.0
 _JITTER: Final = 0.1
 _UNAUTHORIZED: Final = 401
 _GONE: Final = 410
+_STALE: Final = "stale_signature"
 _CLOCK_TOLERANCE: Final = timedelta(seconds=30)
 """A smaller difference of clocks counts as none."""
+_LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
+_STEP: Final = timedelta(microseconds=1)
+_REPEATS_MAX: Final = 2
+"""Signatures after a refused one: one for the control plane's clock, one for the newest time that it knows."""
 
 
 class Deregistered(ExitplaneError):
@@ -73,6 +78,8 @@ class HeartbeatSender:
         self._delivered = True
         self._clock_offset = timedelta(0)
         """The control plane's clock minus this host's."""
+        self._signed_at = _LONG_AGO
+        """The time of the last signature, or a later one that the control plane knows. The next one is later."""
 
     async def run(self) -> None:
         """Send heartbeats until cancelled. Raises Deregistered; other failures are logged."""
@@ -113,29 +120,45 @@ class HeartbeatSender:
     async def _post(self, body: bytes) -> Mapping[str, Any]:
         """Post a signed heartbeat and return the reply. Raises RefusedByApi and ApiUnavailable.
 
-        If the signature's time is refused, it adopts the control plane's clock and retries once, so that a wrong clock loses no exit.
+        If the signature's time is refused, it adopts the time in the refusal and signs again, so that a wrong clock loses no exit.
         """
-        try:
-            return await self._post_once(body)
-        except RefusedByApi as error:
-            if not self._adopt_clock(error):
-                raise
+        for _ in range(_REPEATS_MAX):
+            try:
+                return await self._post_once(body)
+            except RefusedByApi as error:
+                if not (self._adopt_newest(error) or self._adopt_clock(error)):
+                    raise
         return await self._post_once(body)
 
     async def _post_once(self, body: bytes) -> Mapping[str, Any]:
-        token = request_signature.sign(self._enrolment.key_pem, self._thumbprint, self._path, body, self._now())
+        self._signed_at = max(self._now(), self._signed_at + _STEP)
+        token = request_signature.sign(self._enrolment.key_pem, self._thumbprint, self._path, body, self._signed_at)
         return await self._api.post(self._path, body, authorization=f"Bearer {token}")
 
     def _now(self) -> datetime:
         """Return the estimated time of the control plane."""
         return datetime.now(UTC) + self._clock_offset
 
+    def _adopt_newest(self, error: RefusedByApi) -> bool:
+        """Adopt the newest time that the control plane knows, from a refusal that states one; return whether it does.
+
+        The control plane accepts no time beyond its tolerance, so a later one is not its own.
+        """
+        newest = _read_newest(error.problem)
+        if error.status != _UNAUTHORIZED or newest is None:
+            return False
+        if newest > self._now() + 2 * request_signature.CLOCK_TOLERANCE:
+            return False
+        self._signed_at = newest
+        return True
+
     def _adopt_clock(self, error: RefusedByApi) -> bool:
-        """Adopt the clock of a refusal; return whether it differs, so that a retry may succeed."""
+        """Adopt the clock of a refusal; return whether it differs from that of the signature, so that a retry may succeed."""
         if error.status != _UNAUTHORIZED or error.answered_at is None:
             return False
-        if abs(error.answered_at - self._now()) < _CLOCK_TOLERANCE:
+        if abs(error.answered_at - self._signed_at) < _CLOCK_TOLERANCE:
             return False
+        self._signed_at = _LONG_AGO
         self._clock_offset = error.answered_at - datetime.now(UTC)
         if abs(self._clock_offset) < _CLOCK_TOLERANCE:
             self._clock_offset = timedelta(0)
@@ -201,6 +224,16 @@ def _parse_exits(value: object) -> list[ExitAddress]:
         with suppress(KeyError, TypeError, ValueError):
             exits.append(ExitAddress(str(each["address"]), int(each["port"])))
     return exits
+
+
+def _read_newest(problem: Mapping[str, Any]) -> datetime | None:
+    """Read the newest known time from a problem; None if it states none."""
+    if problem.get("code") != _STALE:
+        return None
+    try:
+        return datetime.fromisoformat(problem["errors"][0]["value"]).astimezone(UTC)
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _is_deregistration(error: RefusedByApi) -> bool:

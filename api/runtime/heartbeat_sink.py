@@ -6,20 +6,42 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import structlog
 
 from model.database import Database, DatabaseUnreachable
+from model.errors import ExitplaneError
 from model.repositories import heartbeats
 from model.repositories.heartbeats import Heartbeat
+from model.request_signature import is_newer
 
 log = structlog.get_logger()
 
 PROXIES_MAX = 100_000
 _STOP_TIMEOUT_S = 5.0
+_State: TypeAlias = tuple[bool, bool, bool, Mapping[str, Any] | None]
+
+
+class StaleSignature(ExitplaneError):
+    """A heartbeat is not newer than the newest one of its proxy: it was replayed or overtaken, or a clock was set back."""
+
+    code = "stale_signature"
+
+    def __init__(self, newest: datetime) -> None:
+        super().__init__(f"the signature is not newer than {newest.isoformat()}", hint="sign it with a later time")
+        self.newest = newest
+
+
+@dataclass(slots=True)
+class _Known:
+    """The newest known signature of a proxy, and the state in the last heartbeat that came here."""
+
+    signed_at: datetime
+    state: _State | None = None
 
 
 class HeartbeatSink:
@@ -28,6 +50,9 @@ class HeartbeatSink:
     The transaction also records until when this replica could receive heartbeats, which `reached_at` says; None: never yet. A heartbeat with a change (the tunnel or
     Envoy went up or down, the proxy leaves or is new) is written at once, and wakes the keeper. While PostgreSQL is away,
     the newest heartbeat of each proxy is kept.
+
+    A heartbeat that is signed no later than the newest one is refused if that one came here, and dropped by PostgreSQL
+    otherwise. The sink then learns the newest time (docs/decisions/0038-each-signature-is-newer.md).
 
     `run` is a task for a TaskGroup. Cancel it after the HTTP server has stopped: it then writes what is pending.
     """
@@ -49,7 +74,7 @@ class HeartbeatSink:
         self._period_s = period_s
         self._proxies_max = proxies_max
         self._pending: dict[UUID, Heartbeat] = {}
-        self._last_states: OrderedDict[UUID, tuple[bool, bool, bool, Mapping[str, Any] | None]] = OrderedDict()
+        self._known: OrderedDict[UUID, _Known] = OrderedDict()
         self._urgent = asyncio.Event()
         """Set while a pending heartbeat should reach the keeper at once."""
         self._flushing = asyncio.Lock()
@@ -61,23 +86,29 @@ class HeartbeatSink:
         return len(self._pending)
 
     def add(self, heartbeat: Heartbeat) -> None:
-        """Add a heartbeat. Never waits."""
+        """Add a heartbeat. Never waits. Raises StaleSignature if a newer one, or this one, came before."""
+        known = self._known.get(heartbeat.proxy_id)
+        if known is not None and not is_newer(heartbeat.signed_at, known.signed_at, heartbeat.heard_at):
+            raise StaleSignature(known.signed_at)
         # moves to the end, so that the first entry is the oldest
         self._pending.pop(heartbeat.proxy_id, None)
         self._pending[heartbeat.proxy_id] = heartbeat
         self._drop_oldest()
         state = (heartbeat.tunnel_up, heartbeat.envoy_up, heartbeat.stopping, heartbeat.observation)
-        if self._last_states.get(heartbeat.proxy_id) != state:
-            self._last_states[heartbeat.proxy_id] = state
+        if known is None or known.state != state:
             self._urgent.set()
-        self._last_states.move_to_end(heartbeat.proxy_id)
-        if len(self._last_states) > self._proxies_max:
-            self._last_states.popitem(last=False)
+        self._remember(heartbeat.proxy_id, _Known(heartbeat.signed_at, state))
+
+    def _remember(self, proxy_id: UUID, known: _Known) -> None:
+        self._known[proxy_id] = known
+        self._known.move_to_end(proxy_id)
+        if len(self._known) > self._proxies_max:
+            self._known.popitem(last=False)
 
     def forget(self, proxy_id: UUID) -> None:
         """Drop the heartbeat of a removed proxy."""
         self._pending.pop(proxy_id, None)
-        self._last_states.pop(proxy_id, None)
+        self._known.pop(proxy_id, None)
 
     async def run(self) -> None:
         """Write every `period_s`, and at once after a change, until cancelled. Then write what is pending."""
@@ -111,11 +142,21 @@ class HeartbeatSink:
         # read before the write: heartbeats that arrive from now on are not in the batch
         heard_until = self._reached_at()
         async with self._database.session() as session:
-            await heartbeats.store(session, [*batch.values()])
+            newer = await heartbeats.store(session, [*batch.values()])
             if heard_until is not None:
                 await heartbeats.record_ingest_watermark(session, self._replica, heard_until)
             if wakes_keeper:
                 await heartbeats.wake_keeper(session)
+        self._note_newer(newer)
+
+    def _note_newer(self, stored: Mapping[UUID, datetime]) -> None:
+        """Note the stored times of proxies whose heartbeats were dropped, because those are newer."""
+        for proxy_id, signed_at in stored.items():
+            known = self._known.get(proxy_id)
+            if known is None or known.signed_at < signed_at:
+                self._remember(proxy_id, _Known(signed_at))
+        if stored:
+            log.warning("heartbeats.stale", proxies=len(stored))
 
     async def _try_flush(self) -> bool:
         try:

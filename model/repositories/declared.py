@@ -284,6 +284,14 @@ async def find_proxy(session: AsyncSession, proxy_id: UUID) -> ProxyRow | None:
     return await session.get(ProxyRow, proxy_id)
 
 
+async def proxies_of_fleet(session: AsyncSession, fleet_id: UUID, among: Collection[UUID]) -> frozenset[UUID]:
+    """Return those of some proxies that belong to a fleet."""
+    if not among:
+        return frozenset()
+    query = select(col(ProxyRow.id)).where(col(ProxyRow.fleet_id) == fleet_id, col(ProxyRow.id).in_(among))
+    return frozenset((await session.execute(query)).scalars())
+
+
 async def find_proxy_named(session: AsyncSession, fleet_id: UUID, role: Role, name: str) -> ProxyRow | None:
     """Find a proxy of a fleet by its role and name."""
     query = select(ProxyRow).where(

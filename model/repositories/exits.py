@@ -13,7 +13,7 @@ from sqlmodel import col
 
 from model.entities import WeighBy
 from model.exit_states import TAKEN_OUT, ExitState
-from model.repositories import declared, heartbeats, sync
+from model.repositories import declared, heartbeats, rollout, sync
 from model.repositories.exit_reports import ExitReport
 from model.tables import ExitRow, HeartbeatRow, PoolRow
 from model.unit_of_work import UnitOfWork
@@ -30,6 +30,7 @@ async def deregister(unit: UnitOfWork, row: ExitRow, fleet_id: UUID) -> None:
         await declared.remove(unit, proxy)
     await heartbeats.forget(unit.session, row.id)
     await sync.forget(unit.session, row.id)
+    await rollout.forget_rejections_by(unit, row.id)
 
 
 async def change_state(

@@ -24,15 +24,20 @@ from sqlmodel import col
 
 from model.change_feed import HEARTBEAT_CHANNEL, notify
 from model.database import fetch_in
+from model.request_signature import CLOCK_TOLERANCE
 from model.tables import HeartbeatRow, IngestWatermarkRow
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A proxy's report on itself. `heard_at` is the time at the replica that received it."""
+    """A proxy's report on itself.
+
+    `heard_at` is the time at the replica that received it. `signed_at` orders the reports of a proxy.
+    """
 
     proxy_id: UUID
     heard_at: datetime
+    signed_at: datetime
     tunnel_up: bool
     envoy_up: bool
     stopping: bool
@@ -49,51 +54,62 @@ class Heartbeat:
 
 _STORE = text(
     """
-    INSERT INTO heartbeat AS known (
-        proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes,
-        certificate, month_bytes
+    WITH reported AS (
+        SELECT reported.* FROM unnest(
+            CAST(:proxy_id AS uuid[]), CAST(:heard_at AS timestamptz[]), CAST(:signed_at AS timestamptz[]),
+            CAST(:tunnel_up AS bool[]), CAST(:envoy_up AS bool[]), CAST(:stopping AS bool[]), CAST(:reason AS text[]),
+            CAST(:version AS text[]), CAST(:observation AS text[]), CAST(:open_requests AS int[]),
+            CAST(:carried_bytes AS bigint[]), CAST(:certificate AS text[])
+        ) AS reported (
+            proxy_id, heard_at, signed_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests,
+            carried_bytes, certificate
+        )
+        JOIN proxy ON proxy.id = reported.proxy_id
+    ), stored AS (
+        INSERT INTO heartbeat AS known (
+            proxy_id, heard_at, signed_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests,
+            carried_bytes, certificate, month_bytes
+        )
+        SELECT proxy_id, heard_at, signed_at, tunnel_up, envoy_up, leaving, reason, version, CAST(observation AS jsonb),
+            open_requests, carried_bytes, certificate, carried_bytes
+        FROM reported ORDER BY proxy_id
+        ON CONFLICT (proxy_id) DO UPDATE SET
+            heard_at = excluded.heard_at, signed_at = excluded.signed_at, tunnel_up = excluded.tunnel_up,
+            envoy_up = excluded.envoy_up, leaving = excluded.leaving, reason = excluded.reason,
+            version = excluded.version, observation = excluded.observation, open_requests = excluded.open_requests,
+            carried_bytes = excluded.carried_bytes, certificate = excluded.certificate,
+            month_bytes = CASE
+                WHEN date_trunc('month', excluded.heard_at, 'UTC') = date_trunc('month', known.heard_at, 'UTC')
+                THEN known.month_bytes ELSE 0
+            END + CASE
+                -- fewer than before: its Envoy was started anew
+                WHEN excluded.carried_bytes >= known.carried_bytes THEN excluded.carried_bytes - known.carried_bytes
+                ELSE excluded.carried_bytes
+            END
+        -- model.request_signature.is_newer
+        WHERE excluded.signed_at > known.signed_at
+            OR known.signed_at > excluded.heard_at + CAST(:tolerance AS interval)
+        RETURNING proxy_id
     )
-    SELECT reported.proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, CAST(observation AS jsonb),
-        open_requests, carried_bytes, certificate, carried_bytes
-    FROM unnest(
-        CAST(:proxy_id AS uuid[]), CAST(:heard_at AS timestamptz[]), CAST(:tunnel_up AS bool[]),
-        CAST(:envoy_up AS bool[]), CAST(:stopping AS bool[]), CAST(:reason AS text[]), CAST(:version AS text[]),
-        CAST(:observation AS text[]), CAST(:open_requests AS int[]), CAST(:carried_bytes AS bigint[]),
-        CAST(:certificate AS text[])
-    ) AS reported (
-        proxy_id, heard_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests, carried_bytes,
-        certificate
-    )
-    JOIN proxy ON proxy.id = reported.proxy_id
-    ORDER BY reported.proxy_id
-    ON CONFLICT (proxy_id) DO UPDATE SET
-        heard_at = excluded.heard_at, tunnel_up = excluded.tunnel_up, envoy_up = excluded.envoy_up,
-        leaving = excluded.leaving, reason = excluded.reason, version = excluded.version,
-        observation = excluded.observation, open_requests = excluded.open_requests,
-        carried_bytes = excluded.carried_bytes, certificate = excluded.certificate,
-        month_bytes = CASE
-            WHEN date_trunc('month', excluded.heard_at, 'UTC') = date_trunc('month', known.heard_at, 'UTC')
-            THEN known.month_bytes ELSE 0
-        END + CASE
-            -- fewer than before: its Envoy was started anew
-            WHEN excluded.carried_bytes >= known.carried_bytes THEN excluded.carried_bytes - known.carried_bytes
-            ELSE excluded.carried_bytes
-        END
-    WHERE excluded.heard_at > known.heard_at
+    SELECT proxy_id, known.signed_at FROM heartbeat AS known JOIN reported USING (proxy_id)
+    WHERE proxy_id NOT IN (SELECT proxy_id FROM stored) AND known.signed_at >= reported.signed_at
     """
 )
 
 
-async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> None:
-    """Store the newest heartbeat of each proxy, in one statement. Heartbeats of removed proxies are dropped.
+async def store(session: AsyncSession, heartbeats: Sequence[Heartbeat]) -> Mapping[UUID, datetime]:
+    """Store the newest heartbeat of each proxy, in one statement, unless the stored one is newer.
 
-    All replicas lock the rows in one order, so that they cannot deadlock.
+    Return the times of the stored ones that are, by proxy. Heartbeats of removed proxies are dropped. All replicas lock the
+    rows in one order, so that they cannot deadlock.
     """
-    newest = {beat.proxy_id: beat for beat in sorted(heartbeats, key=lambda beat: beat.heard_at)}
-    if newest:
-        columns = {name.name: [getattr(beat, name.name) for beat in newest.values()] for name in fields(Heartbeat)}
-        columns["observation"] = [None if each is None else json.dumps(each) for each in columns["observation"]]
-        await session.execute(_STORE, columns)
+    newest = {beat.proxy_id: beat for beat in sorted(heartbeats, key=lambda beat: beat.signed_at)}
+    if not newest:
+        return {}
+    columns = {name.name: [getattr(beat, name.name) for beat in newest.values()] for name in fields(Heartbeat)}
+    columns["observation"] = [None if each is None else json.dumps(each) for each in columns["observation"]]
+    rows = (await session.execute(_STORE, {**columns, "tolerance": CLOCK_TOLERANCE})).all()
+    return {row.proxy_id: row.signed_at for row in rows}
 
 
 async def forget(session: AsyncSession, proxy_id: UUID) -> None:

@@ -66,7 +66,7 @@ async def prune_groups(unit: UnitOfWork, *, before: datetime) -> None:
         gone = [group for group in groups if group.split("/")[1] not in known]
         await _delete(unit, table, col(table.group).in_(gone))
     open_rollouts = select(col(RolloutRow.group))
-    await _delete(unit, RejectionRow, col(RejectionRow.at) < before, col(RejectionRow.group).not_in(open_rollouts))
+    await rollout.forget_rejections(unit, col(RejectionRow.at) < before, col(RejectionRow.group).not_in(open_rollouts))
     proxies = select(col(ProxyRow.id))
     await _delete(unit, CanaryRow, col(CanaryRow.proxy_id).not_in(proxies))
 
@@ -80,7 +80,7 @@ async def _delete(
             if isinstance(row, AcceptedRow):
                 unit.touch(Kind.ACCEPTED, key)
             else:
-                unit.touch(Kind.REJECTION, (key, row.version))
+                unit.touch(Kind.REJECTION, (key, row.version, row.proxy_id))
 
 
 async def reap_replicas(session: AsyncSession) -> Sequence[UUID]:

@@ -6,25 +6,31 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from sqlalchemy import and_, delete, func, or_, select, text
+from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from model.database import fetch_in
-from model.entities import Rejection, ResourceKey
+from model.entities import VALIDATOR, Rejection, ResourceKey
 from model.tables import (
     AcceptedRow,
     ApprovalRow,
     CanaryRow,
+    CertificateRow,
+    HeartbeatRow,
+    ProxyRow,
     RejectionRow,
     ReplicaRow,
+    RolloutOverrideRow,
     RolloutRow,
+    SyncRow,
 )
 from model.unit_of_work import UnitOfWork
-from model.world import Kind
+from model.world import Kind, key_of
 
 _ROLLOUT_LOCK = 0x726F_6C6C  # "roll"
 REPLICA_DEAD_AFTER_S = 10
@@ -36,7 +42,8 @@ class AcceptedChangeSet:
     """A change-set that a group's canaries accepted, or any of its proxies when it has no canaries.
 
     `wanted` maps a resource to its version and bytes; None: the resource is removed. `revision` is that of the World on which the
-    decision is based. `approved_fleet` is the fleet whose approval to shrink the change-set uses up.
+    decision is based. `approved_fleet` is the fleet whose approval to shrink the change-set uses up, and `overrides` are the
+    operators' orders that it carries out.
     """
 
     group: str
@@ -45,11 +52,12 @@ class AcceptedChangeSet:
     canaries: frozenset[UUID]
     revision: int
     approved_fleet: UUID | None = None
+    overrides: frozenset[UUID] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class TriedChangeSet:
-    """A change-set that is not released: who gets it (`canaries` or `nobody`), and why."""
+    """A change-set that is not released: who gets it (`canaries`, `nobody` or `everybody`), and why."""
 
     change_set: str
     given_to: str
@@ -57,6 +65,8 @@ class TriedChangeSet:
     canaries: tuple[UUID, ...]
     resources: tuple[tuple[str, str, str | None], ...]
     """Type URL, name and version; None: the resource is to be removed."""
+    rejected: bool = False
+    """True if proxies rejected a version of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +116,8 @@ async def remove_canaries(session: AsyncSession, group: str, replica: UUID, prox
 async def release(unit: UnitOfWork, due: Sequence[AcceptedChangeSet], now: datetime) -> Sequence[AcceptedChangeSet]:
     """Make change-sets the stable versions of their groups, and return those that were released.
 
-    A change-set is not released when a proxy rejected it meanwhile, when its group's state has changed since the World on which
-    it is based, or while canaries at another replica have not accepted it. The caller tries again.
+    A change-set is not released when its group's state has changed since the World on which it is based, by a rejection for
+    example, or while canaries at another replica have not accepted it. The caller tries again.
     """
     await lock(unit.session)
     changed_at = await _changed_at(unit.session, min((each.revision for each in due), default=0))
@@ -130,6 +140,7 @@ async def release(unit: UnitOfWork, due: Sequence[AcceptedChangeSet], now: datet
                 )
         if each.approved_fleet is not None:
             await withdraw_approval(unit, each.approved_fleet)
+    await _delete_overrides(unit, {id_ for each in released for id_ in each.overrides})
     if rows:
         statement = insert(AcceptedRow)
         fields = {name: statement.excluded[name] for name in ("version", "body", "at")}
@@ -152,12 +163,6 @@ async def _changed_at(session: AsyncSession, after: int) -> Mapping[str, int]:
 
 
 async def _may_be_released(session: AsyncSession, release: AcceptedChangeSet) -> bool:
-    versions = {(key.type_url, key.name, content[0]) for key, content in release.wanted.items() if content}
-    rejected = select(col(RejectionRow.type_url), col(RejectionRow.name), col(RejectionRow.version)).where(
-        col(RejectionRow.group) == release.group
-    )
-    if versions & {(row.type_url, row.name, row.version) for row in (await session.execute(rejected)).all()}:
-        return False
     if not release.canaries:
         return True
     mine = [{"group": release.group, "proxy_id": proxy} for proxy in release.canaries]
@@ -192,6 +197,32 @@ async def withdraw_approval(unit: UnitOfWork, fleet_id: UUID) -> None:
     gone = delete(ApprovalRow).where(col(ApprovalRow.fleet_id) == fleet_id).returning(col(ApprovalRow.fleet_id))
     if (await unit.session.execute(gone)).first() is not None:
         unit.touch(Kind.APPROVAL, fleet_id, "deleted", fleet_id=fleet_id)
+
+
+async def override(unit: UnitOfWork, fleet_id: UUID, group: str, change_set: str, now: datetime) -> None:
+    """Order that a change-set of a fleet's group is released to all proxies. A repeated order changes nothing."""
+    statement = insert(RolloutOverrideRow).values(
+        id=uuid4(), fleet_id=fleet_id, group=group, change_set=change_set, at=now
+    )
+    made = statement.on_conflict_do_nothing().returning(col(RolloutOverrideRow.id))
+    id_ = (await unit.session.execute(made)).scalar_one_or_none()
+    if id_ is not None:
+        detail = {"group": group, "change_set": change_set}
+        unit.touch(Kind.OVERRIDE, id_, "created", fleet_id=fleet_id, detail=detail)
+
+
+async def prune_overrides(unit: UnitOfWork, before: datetime) -> None:
+    """Delete orders from before a time, whose change-sets were replaced by others."""
+    old = select(col(RolloutOverrideRow.id)).where(col(RolloutOverrideRow.at) < before)
+    await _delete_overrides(unit, (await unit.session.execute(old)).scalars().all())
+
+
+async def _delete_overrides(unit: UnitOfWork, ids: Collection[UUID]) -> None:
+    if not ids:
+        return
+    gone = delete(RolloutOverrideRow).where(col(RolloutOverrideRow.id).in_(ids)).returning(RolloutOverrideRow)
+    for row in (await unit.session.execute(gone)).scalars():
+        unit.touch(Kind.OVERRIDE, row.id, "deleted", fleet_id=row.fleet_id)
 
 
 async def is_approved(session: AsyncSession, fleet_id: UUID) -> bool:
@@ -255,10 +286,22 @@ async def all_rollouts(session: AsyncSession) -> Sequence[RolloutRow]:
     return (await session.execute(select(RolloutRow))).scalars().all()
 
 
-async def any_held_back(session: AsyncSession) -> bool:
-    """Tell whether a rejection may hold back a rollout. The session's transaction must have begun."""
-    (row,) = await fetch_in(session, "SELECT EXISTS (SELECT FROM rollout) AND EXISTS (SELECT FROM rejection) AS held")
-    return bool(row["held"])
+async def any_rejected(session: AsyncSession) -> bool:
+    """Tell whether any rejection is stored. The session's transaction must have begun."""
+    (row,) = await fetch_in(session, "SELECT EXISTS (SELECT FROM proxy_rejection) AS rejected")
+    return bool(row["rejected"])
+
+
+async def outvoted_rejections(session: AsyncSession) -> Sequence[RejectionRow]:
+    """Return the rejections of versions that their groups accepted, newest first."""
+    released = and_(
+        *(
+            col(getattr(AcceptedRow, name)) == col(getattr(RejectionRow, name))
+            for name in ("group", "type_url", "name", "version")
+        )
+    )
+    query = select(RejectionRow).join(AcceptedRow, released).order_by(col(RejectionRow.at).desc())
+    return (await session.execute(query)).scalars().all()
 
 
 async def refresh_replica(session: AsyncSession, replica: UUID, revision: int) -> bool:
@@ -299,7 +342,7 @@ def _is_resource(key: ResourceKey) -> Any:
 
 
 async def record_rejection(unit: UnitOfWork, rejection: Rejection, now: datetime) -> None:
-    """Record the first rejection of a version. It makes a revision, because snapshots with that version change."""
+    """Record a proxy's first rejection of a version. It makes a revision, because rollouts of that version change."""
     key = rejection.key
     statement = insert(RejectionRow).values(
         group=key.group,
@@ -313,13 +356,40 @@ async def record_rejection(unit: UnitOfWork, rejection: Rejection, now: datetime
     kept = statement.on_conflict_do_nothing().returning(col(RejectionRow.version))
     if (await unit.session.execute(kept)).first() is None:
         return
-    unit.touch(Kind.REJECTION, (key, rejection.version))
+    unit.touch(Kind.REJECTION, key_of(rejection))
     # snapshots fall back to the accepted version, so replicas read it together with the rejection
     unit.touch(Kind.ACCEPTED, key)
 
 
+async def forget_rejections(unit: UnitOfWork, *which: ColumnElement[bool]) -> None:
+    """Delete rejections."""
+    for row in (await unit.session.execute(delete(RejectionRow).where(*which).returning(RejectionRow))).scalars():
+        key = ResourceKey(row.group, row.type_url, row.name)
+        unit.touch(Kind.REJECTION, (key, row.version, row.proxy_id))
+
+
+async def forget_rejections_by(unit: UnitOfWork, proxy_id: UUID) -> None:
+    """Delete the rejections of a proxy that is removed."""
+    await forget_rejections(unit, col(RejectionRow.proxy_id) == proxy_id)
+
+
+async def forget_rejections_of_absent(unit: UnitOfWork, *, since: datetime, now: datetime) -> None:
+    """Delete the rejections of proxies that are gone: removed, with expired certificates, or not connected `since` a time.
+
+    One that comes back is asked again, and may reject again.
+    """
+    proxy, of_proxy = aliased(ProxyRow), col(RejectionRow.proxy_id)
+    certificates = exists().where(col(CertificateRow.proxy_id) == of_proxy)
+    valid = certificates.where(col(CertificateRow.expires_at) > now)
+    connected = exists().where(col(SyncRow.proxy_id) == of_proxy, col(SyncRow.replica).is_not(None))
+    heard = exists().where(col(HeartbeatRow.proxy_id) == of_proxy, col(HeartbeatRow.heard_at) >= since)
+    absent = and_(~connected, ~heard, col(RejectionRow.at) < since)
+    gone = or_(~exists().where(col(proxy.id) == of_proxy), and_(certificates, ~valid), absent)
+    await forget_rejections(unit, of_proxy != VALIDATOR, gone)
+
+
 async def rejections_by(session: AsyncSession, proxy_id: UUID | None = None) -> Sequence[RejectionRow]:
-    """Return the versions that a proxy (None: any) was the first of its group to reject, newest first."""
+    """Return the versions that a proxy (None: any) rejected, newest first."""
     query = select(RejectionRow).order_by(col(RejectionRow.at).desc())
     if proxy_id is not None:
         query = query.where(col(RejectionRow.proxy_id) == proxy_id)

@@ -25,6 +25,7 @@ from model.entities import (
     Rejection,
     ResourceKey,
     Role,
+    RolloutOverride,
     Route,
     ServerCertificate,
     User,
@@ -44,6 +45,7 @@ from model.tables import (
     ProxyRow,
     RejectionRow,
     RevisionRow,
+    RolloutOverrideRow,
     RouteRow,
     ServerCertificateRow,
     UserRow,
@@ -54,7 +56,7 @@ from model.world import Change, Key, Kind, World, put
 Row: TypeAlias = Any
 """A row of one of the tables below; each has its own reader."""
 _CHUNK = 2_000
-"""Keys in one statement: PostgreSQL takes 32,767 parameters, and a key has up to four."""
+"""Keys in one statement: PostgreSQL takes 32,767 parameters, and a key has up to five."""
 
 
 def _fleet(row: Row) -> Fleet:
@@ -149,6 +151,10 @@ def _approval(row: Row) -> Approval:
     return Approval(row.fleet_id)
 
 
+def _override(row: Row) -> RolloutOverride:
+    return RolloutOverride(row.id, row.fleet_id, row.group, row.change_set)
+
+
 _TABLES: dict[Kind, tuple[type[SQLModel], Callable[[Row], Entity]]] = {
     Kind.FLEET: (FleetRow, _fleet),
     Kind.LISTENER: (ListenerRow, _listener),
@@ -161,6 +167,7 @@ _TABLES: dict[Kind, tuple[type[SQLModel], Callable[[Row], Entity]]] = {
     Kind.ACCEPTED: (AcceptedRow, _accepted),
     Kind.REJECTION: (RejectionRow, _rejection),
     Kind.APPROVAL: (ApprovalRow, _approval),
+    Kind.OVERRIDE: (RolloutOverrideRow, _override),
 }
 
 
@@ -270,5 +277,5 @@ def _primary_key(key: Key) -> tuple[Any, ...]:
             return (key,)
         case ResourceKey():
             return (key.group, key.type_url, key.name)
-        case (resource, version):
-            return (resource.group, resource.type_url, resource.name, version)
+        case (resource, version, proxy_id):
+            return (resource.group, resource.type_url, resource.name, version, proxy_id)

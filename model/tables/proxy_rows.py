@@ -146,6 +146,10 @@ class HeartbeatRow(SQLModel, table=True):
     """Traffic in the month (UTC) of `heard_at`."""
     certificate: str | None = None
     """The thumbprint of the certificate with whose key it was signed; None: a replica of release 0.1.0 received it."""
+    signed_at: datetime = Field(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("'1970-01-01 00:00:00+00'"))
+    )
+    """The time of its signature, by the agent's clock. Only a newer one replaces it."""
 
 
 class IngestWatermarkRow(SQLModel, table=True):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, Column
+from sqlalchemy import BigInteger, Column, UniqueConstraint
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -28,7 +28,21 @@ class AcceptedRow(SQLModel, table=True):
 
 
 class RejectionRow(SQLModel, table=True):
-    """A version that a proxy (None: the control plane's own validation) rejected, with Envoy's message."""
+    """A version that a proxy (`model.entities.VALIDATOR`: the control plane's own validation) rejected, with Envoy's message."""
+
+    __tablename__ = "proxy_rejection"
+
+    group: str = Field(primary_key=True)
+    type_url: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    proxy_id: UUID = Field(primary_key=True)
+    detail: str
+    at: datetime = Field(sa_column=timestamp())
+
+
+class FormerRejectionRow(SQLModel, table=True):
+    """The first rejection of a version, as replicas of release 0.1.0 store it. Kept for them until release 0.3.0, never read."""
 
     __tablename__ = "rejection"
 
@@ -102,6 +116,19 @@ class ApprovalRow(SQLModel, table=True):
     __tablename__ = "approval"
 
     fleet_id: UUID = Field(foreign_key="fleet.id", primary_key=True, ondelete="CASCADE")
+    at: datetime = Field(sa_column=timestamp())
+
+
+class RolloutOverrideRow(SQLModel, table=True):
+    """An operator's order to release one change-set of a group to all proxies. The release uses it up."""
+
+    __tablename__ = "rollout_override"
+    __table_args__ = (UniqueConstraint("group", "change_set"),)
+
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    fleet_id: UUID = Field(foreign_key="fleet.id", ondelete="CASCADE")
+    group: str
+    change_set: str
     at: datetime = Field(sa_column=timestamp())
 
 

@@ -82,6 +82,10 @@ class Plane:
     to_beats: Answer | None = None
     ahead: timedelta = timedelta(0)
     """Its clock minus this host's."""
+    newest: datetime = datetime(2020, 1, 1, tzinfo=UTC)
+    """The newest signature that it knows. It refuses those that are not newer."""
+    signed: list[datetime] = field(default_factory=list)
+    """The times of accepted signatures."""
     on_stopping: Callable[[], Awaitable[None]] | None = None
     certificate: str = ""
     runner: web.AppRunner | None = None
@@ -136,11 +140,17 @@ class Plane:
         assert claim.thumbprint == request_signature.thumbprint_of(self.certificate)
         now = datetime.now(UTC) + self.ahead
         try:
-            request_signature.verify(claim, request_signature.public_key_of(self.certificate), request.path, body, now)
+            key = request_signature.public_key_of(self.certificate)
+            signed_at = request_signature.verify(claim, key, request.path, body, now)
         except request_signature.BadSignature as error:
             if "another time" not in error.message:
                 raise
             return respond(Answer(401, {"detail": error.message}, headers={"Date": format_datetime(now, usegmt=True)}))
+        if not request_signature.is_newer(signed_at, self.newest, now):
+            detail = {"detail": "not newer", "code": "stale_signature", "errors": [{"value": self.newest.isoformat()}]}
+            return respond(Answer(401, detail))
+        self.newest = signed_at
+        self.signed.append(signed_at)
         status = json.loads(body)
         self.beats.append(status)
         self.paths.append(request.path)

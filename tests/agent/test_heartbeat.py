@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from structlog.testing import capture_logs
@@ -17,6 +17,7 @@ from agent.control.heartbeat import Deregistered, HeartbeatSender, Replaced
 from model.entities import Role
 
 LONG_S = 300.0
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -212,6 +213,40 @@ async def test_refused_signature_adopts_control_plane_clock(plane, sending, unti
         ("clock.differs", 0),
     ]
     assert "heartbeat.failed" not in [event for event, _ in events]
+
+
+@pytest.mark.parametrize("hours", [24, -24])
+async def test_heartbeats_resume_when_clock_is_a_day_off(plane, sending, until, hours):
+    """The clock is adopted first, then the newest time that was known before."""
+    plane.ahead = timedelta(hours=hours)
+    plane.newest = datetime.now(UTC) + plane.ahead + timedelta(minutes=4)
+    with capture_logs() as logs:
+        async with sending(Role.EXIT, a_board()):
+            await until(lambda: len(plane.beats) >= 2)
+    assert plane.signed[:2] == sorted({*plane.signed[:2]})
+    assert "heartbeat.failed" not in [entry["event"] for entry in logs]
+
+
+async def test_signatures_are_newer_when_clock_is_set_back(plane, sending, until, monkeypatch):
+    """The host's clock stands still, and then goes back by a minute."""
+    times = iter([NOON, NOON, NOON - timedelta(minutes=1)])
+    plane.ahead = NOON - datetime.now(UTC)
+    monkeypatch.setattr(HeartbeatSender, "_now", lambda _: next(times, NOON))
+    async with sending(Role.EXIT, a_board()):
+        await until(lambda: len(plane.signed) >= 3)
+    assert plane.signed[:3] == [NOON + timedelta(microseconds=each) for each in range(3)]
+
+
+@pytest.mark.parametrize(
+    "value", ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "soon", None, 7]
+)
+async def test_absurd_newest_time_is_not_adopted(plane, sending, until, answer, value):
+    plane.to_beats = answer(401, {"detail": "no", "code": "stale_signature", "errors": [{"value": value}]})
+    async with sending(Role.EXIT, a_board()):
+        await until(lambda: len(plane.beats) >= 2)
+        plane.to_beats = None
+        count = len(plane.beats)
+        await until(lambda: len(plane.beats) > count)
 
 
 async def test_refusal_with_equal_clock_is_not_retried(plane, sending, until, answer):

@@ -19,7 +19,7 @@ from argon2 import PasswordHasher
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 
 from api.app import create_app
@@ -40,6 +40,7 @@ from model.tables import ApiKeyRow, OperatorRow
 from model.token_rights import TokenRights
 from tests.conftest import KEYRING, TEMPLATE, Clock, administer, as_text
 
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 """A cheap hasher, so that tests of other behaviour do not wait for hashing."""
 TABLES = ("fleet", "listener", "pool", "proxy", "exit", "certificate", "heartbeat", "join_token", "change", "sync")
@@ -166,6 +167,10 @@ class FakeProxy:
     id: str = ""
     certificate: str = ""
     enrolled: dict[str, Any] = field(default_factory=dict)
+    ahead: timedelta = timedelta(0)
+    """Its clock minus the API's."""
+    signed_at: datetime = LONG_AGO
+    """The time of its last signature."""
 
     @property
     def key_pem(self) -> str:
@@ -210,9 +215,9 @@ class FakeProxy:
         return await self.api("POST", path, body=body, headers=signed, peer="203.0.113.9")
 
     def sign(self, body: bytes, path: str) -> dict[str, str]:
-        now = self.api.context.clock()
+        self.signed_at = max(self.api.context.clock() + self.ahead, self.signed_at + timedelta(microseconds=1))
         thumbprint = thumbprint_of(self.certificate) if self.certificate else ""
-        token = request_signature.sign(self.key_pem, thumbprint, path, body, now)
+        token = request_signature.sign(self.key_pem, thumbprint, path, body, self.signed_at)
         return {"authorization": f"Bearer {token}"}
 
 
@@ -408,3 +413,21 @@ def query(database: Database) -> Callable[..., Any]:
             return [dict(row) for row in result.mappings().all()] if result.returns_rows else []
 
     return run
+
+
+@pytest.fixture
+def statements(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The list of statements sent to the database from now on."""
+    seen, fetch = [], database.fetch
+
+    def note(_connection, _cursor, statement, *_):
+        seen.append(statement)
+
+    def fetched(statement, *values):
+        seen.append(statement)
+        return fetch(statement, *values)
+
+    monkeypatch.setattr(database, "fetch", fetched)
+    event.listen(database.engine.sync_engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(database.engine.sync_engine, "before_cursor_execute", note)

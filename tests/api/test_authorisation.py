@@ -93,6 +93,7 @@ TABLE = {
     ("GET", f"{BASE}/fleets/{{fleet}}/rollout"): VIEWER,
     ("PUT", f"{BASE}/fleets/{{fleet}}/rollout/approval"): OPERATOR,
     ("DELETE", f"{BASE}/fleets/{{fleet}}/rollout/approval"): OPERATOR,
+    ("PUT", f"{BASE}/fleets/{{fleet}}/rollout/change-sets/{{change_set}}/release"): OPERATOR,
     ("GET", f"{BASE}/proxies/{{proxy_id}}/config"): VIEWER,
     ("GET", f"{BASE}/explain"): VIEWER,
     ("GET", f"{BASE}/declared"): VIEWER,
@@ -168,6 +169,7 @@ async def create_one_of_each(api, database, fleet, port, somebody):
     payload = {"name": "us-1", "pool": ids["pool"], "address": "198.51.100.7", "port": 8443}
     ids["exit_id"] = await make("exits", payload)
     ids["order_id"] = (await api("POST", f"{BASE}/exits/{ids['exit_id']}/logs")).json["id"]
+    ids["change_set"] = "0" * 24
     async with write(database) as unit:
         gateway = ProxyRow(fleet_id=UUID(ids["fleet"]), name="gw-1", role="gateway", created_at=datetime.now(UTC))
         ids["proxy_id"] = str((await declared.save(unit, gateway)).id)

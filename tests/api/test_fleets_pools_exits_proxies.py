@@ -133,7 +133,8 @@ async def test_last_healthy_exit_needs_approval_to_stop(demo, query):
 
 async def test_approval_is_given_and_withdrawn(demo):
     path = "/api/v1/fleets/demo/rollout"
-    assert (await demo("GET", path)).json == {"complete": True, "shrink_approved": False, "groups": []}
+    empty = {"complete": True, "shrink_approved": False, "groups": [], "rejections": []}
+    assert (await demo("GET", path)).json == empty
     assert (await demo("PUT", f"{path}/approval")).json["shrink_approved"]
     assert (await demo("PUT", f"{path}/approval")).json["shrink_approved"]
     assert not (await demo("DELETE", f"{path}/approval")).json["shrink_approved"]
@@ -278,7 +279,7 @@ async def test_proxy_shows_sync_and_rejections(gateway, demo, clock, query):
     )
     for version in ("abc", "of old"):
         await query(
-            "INSERT INTO rejection VALUES ('g', 't/Cluster', 'pool-us', :version, :id, 'bad cluster', :at) RETURNING name",
+            "INSERT INTO proxy_rejection VALUES ('g', 't/Cluster', 'pool-us', :version, :id, 'bad cluster', :at) RETURNING name",
             id=UUID(gateway.id),
             at=clock(),
             version=version,

@@ -20,7 +20,7 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
 def make_heartbeat(proxy_id, at, **said) -> Heartbeat:
     fields = {"tunnel_up": True, "envoy_up": True, "stopping": False, "reason": "", "version": "1"} | said
-    return Heartbeat(proxy_id=proxy_id, heard_at=at, **fields)
+    return Heartbeat(proxy_id=proxy_id, heard_at=at, signed_at=at, **fields)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ async def test_pending_heartbeats_are_bounded_oldest_dropped_first(clock):
     with pytest.raises(DatabaseUnreachable):
         await sink.flush()
     assert sink.pending_count == 3
-    assert len(sink._last_states) == 3
+    assert len(sink._known) == 3
 
 
 async def test_running_sink_writes_every_period(database, clock, query, until):

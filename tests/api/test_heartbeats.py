@@ -10,7 +10,7 @@ from uuid import uuid4
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import delete, event
+from sqlalchemy import delete
 
 from model.authority import LEAF_LIFETIME, sign_request
 from model.entities import Role
@@ -150,24 +150,6 @@ async def test_exit_may_use_proxy_heartbeat_path(exit_proxy):
 async def test_gateway_is_404_on_exit_heartbeat_path(gateway):
     reply = await gateway.beat(path=f"/api/v1/exits/{gateway.id}/heartbeat")
     assert (reply.status, reply.json["code"]) == (404, "unknown_exit")
-
-
-@pytest.fixture
-def statements(database, monkeypatch):
-    """The list of statements sent to the database from now on."""
-    seen, fetch = [], database.fetch
-
-    def note(_connection, _cursor, statement, *_):
-        seen.append(statement)
-
-    def fetched(statement, *values):
-        seen.append(statement)
-        return fetch(statement, *values)
-
-    monkeypatch.setattr(database, "fetch", fetched)
-    event.listen(database.engine.sync_engine, "before_cursor_execute", note)
-    yield seen
-    event.remove(database.engine.sync_engine, "before_cursor_execute", note)
 
 
 async def test_heartbeat_of_known_proxy_needs_no_statement(exit_proxy, demo, statements):

@@ -183,6 +183,9 @@ async def call_every_method(api: Client, plane, database):
     await call_every_method_of_containers(api, pool, one, database)
     for decide in (api.fleets.rollout, api.fleets.try_approve_shrink, api.fleets.approve_shrink):
         await decide("demo")
+    for release in (api.fleets.try_release_change_set, api.fleets.release_change_set):
+        with pytest.raises(ApiRefused, match="no rollout"):
+            await release("demo", "0" * 24)
     for decide in (api.fleets.try_withdraw_approval, api.fleets.withdraw_approval):
         await decide("demo")
     entries = await collect(api.audit_events.list(limit=10))
@@ -366,6 +369,7 @@ POOL_OUT = {
     "containers": None,
     "containers_state": None,
     "rejections": [],
+    "rejects_accepted": False,
     "created_at": "2026-01-01T00:00:00Z",
 }
 

@@ -59,8 +59,9 @@ class KeeperHarness:
     async def send_heartbeat(self, exit_id: UUID, *, at: datetime | None = None, **said: Any) -> None:
         """Store a heartbeat of an exit."""
         good = {"tunnel_up": True, "envoy_up": True, "stopping": False, "reason": "", "version": "1"}
+        at = at or self.clock()
         async with self.database.session() as session:
-            await heartbeats.store(session, [Heartbeat(exit_id, at or self.clock(), **(good | said))])
+            await heartbeats.store(session, [Heartbeat(exit_id, at, at, **(good | said))])
 
     async def flush_watermark(self) -> None:
         """Record a flush of the API, with or without heartbeats."""

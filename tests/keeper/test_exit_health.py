@@ -147,7 +147,7 @@ def report(state: ExitState, heard: str) -> ExitReport:
     said, ago_s, order = HEARTBEATS[heard]
     heard_at = NOW - timedelta(seconds=ago_s)
     since = heard_at + timedelta(seconds=1 if order == "before" else -1)
-    return ExitReport(UUID(int=1), state, since, Heartbeat(UUID(int=1), heard_at, **said), "us")
+    return ExitReport(UUID(int=1), state, since, Heartbeat(UUID(int=1), heard_at, heard_at, **said), "us")
 
 
 def window_of(seconds: float) -> IngestWindow:
@@ -219,14 +219,14 @@ def test_reason_is_updated_when_more_than_its_numbers_changed(state, said, heard
 
 @pytest.mark.parametrize(("ago_s", "state"), [(30, None), (30.1, UNREACHABLE), (300, UNREACHABLE), (300.1, LOST)])
 def test_thresholds_are_exclusive(ago_s, state):
-    beat = Heartbeat(UUID(int=1), NOW - timedelta(seconds=ago_s), **GOOD)
+    beat = Heartbeat(UUID(int=1), NOW - timedelta(seconds=ago_s), NOW, **GOOD)
     verdict = judge(ExitReport(UUID(int=1), HEALTHY, NOW, beat, "us"), window_of(3600), THRESHOLDS)
     assert (verdict and verdict.state) == state
 
 
 @pytest.mark.parametrize(("after_s", "state"), [(-0.001, None), (0, None), (0.001, HEALTHY)])
 def test_heartbeat_is_new_only_after_the_state_began(after_s, state):
-    beat = Heartbeat(UUID(int=1), NOW, **GOOD)
+    beat = Heartbeat(UUID(int=1), NOW, NOW, **GOOD)
     known = ExitReport(UUID(int=1), UNREACHABLE, NOW - timedelta(seconds=after_s), beat, "us")
     verdict = judge(known, window_of(3600), THRESHOLDS)
     assert (verdict and verdict.state) == state

@@ -48,6 +48,7 @@ BEATS = st.builds(
     Heartbeat,
     st.just(UUID(int=0)),
     TIMES,
+    st.just(NOW),
     st.booleans(),
     st.booleans(),
     st.booleans(),
@@ -174,7 +175,7 @@ async def test_exits_that_do_not_move_are_not_judged(harness, clock, judged, of_
 
 
 def beat(exit_id, at, tunnel_up) -> Heartbeat:
-    return Heartbeat(exit_id, at, tunnel_up, envoy_up=True, stopping=False, reason="", version="1")
+    return Heartbeat(exit_id, at, at, tunnel_up, envoy_up=True, stopping=False, reason="", version="1")
 
 
 @pytest.mark.parametrize("others", [1, 8])

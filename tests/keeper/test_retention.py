@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from model.authority import LEAF_LIFETIME
-from model.entities import Rejection, ResourceKey, Role
+from model.entities import VALIDATOR, Rejection, ResourceKey, Role
 from model.repositories import (
     config_requests,
     declared,
@@ -64,7 +64,7 @@ def settle(harness, clock):
             await rollout.release(
                 unit, [rollout.AcceptedChangeSet(group, "set", {key: ("v1", b"one")}, frozenset(), revision)], clock()
             )
-            await rollout.record_rejection(unit, Rejection(key, "v2", uuid4(), "no"), clock())
+            await rollout.record_rejection(unit, Rejection(key, "v2", VALIDATOR, "no"), clock())
             unit.session.add(CanaryRow(group=group, proxy_id=uuid4(), replica=uuid4()))
             unit.session.add(RolloutRow(group=group, fleet_id=fleet_id, change_sets=[], at=clock()))
 

@@ -29,7 +29,8 @@ async def exits(database, declare):
 
 
 def beat(proxy_id, *, after_s: float = 0, **said) -> Heartbeat:
-    good = Heartbeat(proxy_id, NOW + timedelta(seconds=after_s), True, True, False, "", "1")
+    at = NOW + timedelta(seconds=after_s)
+    good = Heartbeat(proxy_id, at, at, True, True, False, "", "1")
     return replace(good, **said)
 
 

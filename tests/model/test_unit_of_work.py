@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from model.change_feed import REVISION_CHANNEL
-from model.entities import ResourceKey
+from model.entities import VALIDATOR, ResourceKey
 from model.repositories import declared, worlds
 from model.tables import FleetRow
 from model.unit_of_work import decode_key, encode_key, write
@@ -156,9 +156,16 @@ RESOURCE = ResourceKey("gateway/1", "type.googleapis.com/x", 'na"me,[')
     [
         *((kind, uuid4()) for kind in (Kind.FLEET, Kind.LISTENER, Kind.POOL, Kind.EXIT, Kind.PROXY)),
         (Kind.ACCEPTED, RESOURCE),
-        (Kind.REJECTION, (RESOURCE, "v1")),
-        (Kind.REJECTION, (RESOURCE, "")),
+        (Kind.REJECTION, (RESOURCE, "v1", uuid4())),
+        (Kind.REJECTION, (RESOURCE, "", VALIDATOR)),
+        (Kind.OVERRIDE, uuid4()),
     ],
 )
 def test_key_round_trips_through_the_change_log(kind, key):
     assert decode_key(kind, encode_key(key)) == key
+
+
+def test_rejection_of_previous_release_is_read_without_its_proxy():
+    raw = '["gateway/1", "type.googleapis.com/x", "routes", "v1"]'
+    key = ResourceKey("gateway/1", "type.googleapis.com/x", "routes")
+    assert decode_key(Kind.REJECTION, raw) == (key, "v1", VALIDATOR)

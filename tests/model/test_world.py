@@ -33,7 +33,7 @@ EVERYTHING = [
     Rejection(KEY, "v2", EXIT.id, "no"),
 ]
 TABLES = ("fleets", "listeners", "pools", "exits", "proxies", "accepted", "rejections")
-INDEXES = ("listeners_of", "pools_of", "exits_of", "gateways_at")
+INDEXES = ("listeners_of", "pools_of", "exits_of", "gateways_at", "rejections_of")
 TABLE_OF = {
     Fleet: {"fleets"},
     Listener: {"listeners", "listeners_of"},
@@ -41,7 +41,7 @@ TABLE_OF = {
     Exit: {"exits", "exits_of"},
     Proxy: {"proxies"},
     Accepted: {"accepted"},
-    Rejection: {"rejections"},
+    Rejection: {"rejections", "rejections_of"},
 }
 
 

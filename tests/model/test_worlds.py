@@ -10,11 +10,13 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import insert
 
-from model.entities import Accepted, Rejection, ResourceKey
+from model.entities import VALIDATOR, Accepted, Rejection, ResourceKey
 from model.exit_states import ExitState
 from model.locality import Locality
-from model.repositories import declared, retention, rollout, worlds
-from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow, RejectionRow
+from model.repositories import declared, heartbeats, retention, rollout, sync, worlds
+from model.repositories.heartbeats import Heartbeat
+from model.repositories.sync import TypeSync
+from model.tables import CertificateRow, ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow, RejectionRow
 from model.unit_of_work import write
 from model.world import Change, Kind, World
 
@@ -48,7 +50,7 @@ async def test_world_has_everything_that_is_declared(database, declare):
     assert set(world.proxies) == {exit_.id, gateway.id, unplaced.id}
     assert world.exits[exit_.id].locality == world.proxies[exit_.id].locality == Locality("eu-west", "a")
     assert [world.proxies[row.id].locality for row in (gateway, unplaced)] == [Locality("us"), None]
-    assert world.rejections[KEY, "v2"].detail == "no"
+    assert [each.detail for each in world.rejections.values()] == ["no"]
     assert world.exits_of == {pool.id: {exit_.id}}
     assert world.gateways_at == {fleet.id: {Locality("us"): 1, None: 1}}
 
@@ -144,14 +146,14 @@ async def test_catch_up_reads_a_write_of_thousands(database, declare):
 
 @pytest.mark.slow
 async def test_catch_up_reads_thousands_of_rejections(database):
-    """Their keys have four parts each, and PostgreSQL takes 32,767 parameters."""
+    """Their keys have five parts each, and PostgreSQL takes 32,767 parameters."""
     world = await worlds.load(database)
     keys = [ResourceKey("gateway/1", "type.googleapis.com/x", f"name-{number}") for number in range(8_300)]
     rows = [asdict(key) | {"version": "v", "proxy_id": uuid4(), "detail": "no", "at": NOW} for key in keys]
     async with write(database) as unit:
         await unit.session.execute(insert(RejectionRow), rows)
-        for key in keys:
-            unit.touch(Kind.REJECTION, (key, "v"))
+        for key, row in zip(keys, rows, strict=True):
+            unit.touch(Kind.REJECTION, (key, "v", row["proxy_id"]))
     caught_up, _ = await worlds.catch_up(database, world)
     assert len(caught_up.rejections) == 8_300
     assert caught_up == await worlds.load(database)
@@ -313,10 +315,10 @@ async def test_rejection_is_read_with_the_version_to_fall_back_to(database):
 
 
 async def test_rejected_version_is_not_released(database):
-    """Two gateways got the same version, and one of them rejected it."""
+    """A gateway rejected it after the decision to release it."""
     await released(database, "v1", b"one", revision=0)
-    await refuse(database, "v2")
     world = await worlds.load(database)
+    await refuse(database, "v2")
     assert not await released(database, "v2", b"two", revision=world.revision)
     assert (await worlds.load(database)).accepted[KEY].version == "v1"
 
@@ -331,13 +333,52 @@ async def test_an_approval_lasts_for_one_release(database, declare):
     assert fleet.id not in (await worlds.load(database)).approvals
 
 
-async def test_first_proxy_to_reject_a_version_is_recorded(database):
+async def test_first_rejection_of_each_proxy_is_recorded(database):
     first, second = uuid4(), uuid4()
-    for proxy_id, detail in ((first, "no"), (second, "neither")):
+    for proxy_id, detail in ((first, "no"), (second, "neither"), (first, "never")):
         async with write(database) as unit:
             await rollout.record_rejection(unit, Rejection(KEY, "v2", proxy_id, detail), NOW)
     world = await worlds.load(database)
-    assert world.rejections[KEY, "v2"] == Rejection(KEY, "v2", first, "no")
+    assert world.rejections_of[KEY, "v2"] == {(KEY, "v2", first), (KEY, "v2", second)}
+    assert {each.detail for each in world.rejections.values()} == {"no", "neither"}
+
+
+async def test_rejections_of_absent_proxies_are_forgotten(database, declare):
+    async with write(database) as unit:
+        fleet = await declare.fleet(unit)
+        connected, heard, silent, expired, recent = [
+            (await declare.gateway(unit, fleet, f"gw-{number}")).id for number in range(5)
+        ]
+        for proxy_id in (connected, heard, silent, expired, uuid4(), VALIDATOR):
+            await rollout.record_rejection(unit, Rejection(KEY, "v2", proxy_id, "no"), NOW - timedelta(hours=2))
+        await rollout.record_rejection(unit, Rejection(KEY, "v2", recent, "no"), NOW)
+        for proxy_id in (connected, expired):
+            await sync.record(unit.session, uuid4(), [TypeSync(proxy_id, "x")])
+        await heartbeats.store(unit.session, [Heartbeat(heard, NOW, NOW, True, True, False, "", "1")])
+        times = {"issued_at": NOW - timedelta(days=2), "expires_at": NOW - timedelta(days=1)}
+        unit.session.add(CertificateRow(thumbprint="x", proxy_id=expired, public_key="", **times))
+    before = await worlds.load(database)
+    async with write(database) as unit:
+        await rollout.forget_rejections_of_absent(unit, since=NOW - timedelta(hours=1), now=NOW)
+    world, _ = await worlds.catch_up(database, before)
+    assert {each.proxy_id for each in world.rejections.values()} == {connected, heard, recent, VALIDATOR}
+    assert world == await worlds.load(database)
+
+
+async def test_release_uses_up_its_override(database, declare):
+    async with write(database) as unit:
+        fleet = await declare.fleet(unit)
+        for change_set in ("one", "one", "two"):
+            await rollout.override(unit, fleet.id, "gateway/1", change_set, NOW)
+    world = await worlds.load(database)
+    assert sorted(each.change_set for each in world.overrides.values()) == ["one", "two"]
+    (used,) = [each.id for each in world.overrides.values() if each.change_set == "one"]
+    assert await released(database, "v1", b"one", revision=world.revision, overrides=frozenset({used}))
+    world = await worlds.load(database)
+    assert [each.change_set for each in world.overrides.values()] == ["two"]
+    async with write(database) as unit:
+        await rollout.prune_overrides(unit, NOW + timedelta(seconds=1))
+    assert not (await worlds.catch_up(database, world))[0].overrides
 
 
 def test_every_kind_has_a_reader():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model.entities import Parent
+from model.entities import VALIDATOR, Parent
 from model.repositories import rollout
 from xds.server.envoy_validator import EnvoyValidator, _can_validate
 from xds.snapshot.resource import make_resource
@@ -69,7 +69,7 @@ async def test_rejected_change_set_is_withdrawn_from_canary(fleet_db, proxies, u
     await fleet_db.change(fleet_db.listener, address="not-an-address")
     await until(lambda: rejections(fleet_db))
     (refused,) = await rejections(fleet_db)
-    assert (refused.name, refused.proxy_id) == (names.GATEWAY_LISTENER, None)
+    assert (refused.name, refused.proxy_id) == (names.GATEWAY_LISTENER, VALIDATOR)
     assert "not-an-address" in refused.detail
     await fleet_db.add_pool("jp")  # valid changes are released
     await until(lambda: all(fleet_db.cluster("jp") in each.client.held(names.CLUSTER) for each in proxies))

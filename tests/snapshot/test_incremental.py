@@ -14,6 +14,7 @@ from model.entities import (
     BALANCING,
     FIRST_LISTENER,
     RESILIENCE,
+    VALIDATOR,
     Accepted,
     Allow,
     Approval,
@@ -31,6 +32,7 @@ from model.entities import (
     Resilience,
     ResourceKey,
     Role,
+    RolloutOverride,
     Route,
     ServerCertificate,
     ToPools,
@@ -177,7 +179,8 @@ removals = st.one_of(
 @st.composite
 def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
     """Draw acceptances, rejections and approvals; with `strange` also accepted rows that no rollout would write."""
-    kind = draw(st.sampled_from(("release", "release", "reject", "approval", *(["strange"] if strange else []))))
+    kinds = ("release", "release", "reject", "reject", "override", "approval", *(["strange"] if strange else []))
+    kind = draw(st.sampled_from(kinds))
     if kind == "approval":
         fleet_id = draw(fleet_ids)
         return [put(Approval(fleet_id)) if draw(st.booleans()) else removal(Kind.APPROVAL, fleet_id)]
@@ -190,6 +193,12 @@ def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
         key = draw(st.sampled_from(keys))
         body = draw(st.sampled_from((b"one", b"another", None)))
         return [put(Accepted(key, str(body), body)) if body else Change(Kind.ACCEPTED, key, None)]
+    if kind == "override":
+        id_ = UUID(int=draw(st.integers(1, 3)))
+        if not found.change_sets or draw(st.booleans()):
+            return [removal(Kind.OVERRIDE, id_)]
+        change_set = draw(st.sampled_from(found.change_sets))
+        return [put(RolloutOverride(id_, draw(fleet_ids), scope.key, change_set.key))]
     able = [each for each in found.change_sets if each.audience is not Audience.NOBODY]
     if not able:
         return []
@@ -216,7 +225,8 @@ def rejected(scope: Scope, change_set: ChangeSet, draw) -> list[Change]:
         return []
     resource = draw(st.sampled_from(given))
     key = ResourceKey(scope.key, resource.type_url, resource.name)
-    return [put(Rejection(key, resource.version, STRANGER, "no"))]
+    proxy_id = draw(st.sampled_from((STRANGER, VALIDATOR, UUID(int=7))))
+    return [put(Rejection(key, resource.version, proxy_id, "no"))]
 
 
 @st.composite
@@ -349,7 +359,7 @@ def tables(world: World) -> list[Mapping]:
     return [
         *(world.fleets, world.listeners, world.pools, world.exits, world.proxies),
         *(world.routes, world.users, world.certificates),
-        *(world.accepted, world.rejections, world.approvals),
+        *(world.accepted, world.rejections, world.approvals, world.overrides),
     ]
 
 

@@ -10,10 +10,10 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from model.entities import Accepted, Approval, Pool, Proxy, Rejection, ResourceKey, Role
+from model.entities import Accepted, Approval, Pool, Proxy, Rejection, ResourceKey, Role, RolloutOverride
 from model.exit_states import ExitState
 from model.identity import Identity
-from model.world import Change, Kind, World, put
+from model.world import Change, Kind, World, key_of, put
 from xds.server.publisher import Publisher
 from xds.snapshot import rollout as rollout_module
 from xds.snapshot import snapshot as snapshot_module
@@ -54,6 +54,10 @@ class Written:
 
     def fleet(self, _: World) -> UUID:
         return FLEET
+
+    def size(self, world: World) -> int:
+        """A group of as many proxies as the World has."""
+        return len(world.proxies)
 
     def resources(self, world: World) -> set[ResourceId]:
         return {_written(pool) for pool in world.pools.values()}
@@ -119,9 +123,9 @@ class Group:
             )
         )
 
-    def reject(self, each: ResourceId, words: str = "no") -> None:
+    def reject(self, each: ResourceId, words: str = "no", by: UUID = SOMEBODY) -> None:
         """Reject the wanted version of a resource."""
-        self.change(put(Rejection(self._key(each), self.rollout.wanted.get(each).version, SOMEBODY, words)))
+        self.change(put(Rejection(self._key(each), self.rollout.wanted.get(each).version, by, words)))
 
     def approve(self) -> None:
         self.change(put(Approval(FLEET)))
@@ -425,6 +429,102 @@ def test_new_group_omits_rejected_change_set(written):
     ]
 
 
+def proxies(count: int) -> list[Proxy]:
+    return [Proxy(UUID(int=number), FLEET, f"gw-{number}", Role.GATEWAY) for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize(
+    ("size", "rejected_by", "audience"),
+    [
+        (1, [1], Audience.NOBODY),
+        (2, [1], Audience.CANARIES),
+        (2, [1, 2], Audience.NOBODY),
+        (3, [1], Audience.CANARIES),
+        (3, [1, 1], Audience.CANARIES),
+        (3, [1, 2], Audience.NOBODY),
+        (3, [0], Audience.NOBODY),
+        (3, [0, 1], Audience.NOBODY),
+    ],
+)
+def test_second_proxy_or_validator_withholds_change_set(written, size, rejected_by, audience):
+    """Proxy 0 stands for the control plane's own validation."""
+    some = written({ONE: "a", ROUTES: TO_ONE})
+    some.change(*map(put, proxies(size)))
+    some.declare({TWO: "bad", ROUTES: TO_BOTH})
+    for number, each in zip(rejected_by, (TWO, ROUTES), strict=False):
+        some.reject(each, by=UUID(int=number))
+    assert some.sets == [({TWO, ROUTES}, audience)]
+    (change_set,) = some.rollout.change_sets
+    assert change_set.rejected_by == {UUID(int=number) for number in rejected_by}
+    assert some.stable == {ONE: "a", ROUTES: TO_ONE}
+    assert (some.canary == some.stable) == (audience is Audience.NOBODY)
+
+
+def test_lone_rejection_names_its_proxy(written):
+    some = written({ONE: "a"})
+    some.change(*map(put, proxies(2)))
+    some.declare({ONE: "new"})
+    some.reject(ONE, "no thanks", by=UUID(int=2))
+    assert some.reasons == [f"gw-2 alone rejected {ONE.name}: no thanks"]
+
+
+def test_lone_rejection_withholds_nothing_from_new_group(written):
+    fresh = written()
+    fresh.change(*map(put, proxies(2)))
+    fresh.declare({ONE: "a", ROUTES: TO_ONE, TWO: "b"})
+    fresh.reject(ROUTES, by=UUID(int=1))
+    assert fresh.sets == [({ONE, ROUTES, TWO}, Audience.EVERYBODY)]
+    assert fresh.reasons == [f"gw-1 alone rejected {ROUTES.name}: no"]
+    assert fresh.rollout.change_sets[0].rejected_by == {UUID(int=1)}
+
+
+def test_forgotten_rejection_withholds_nothing(written):
+    some = written({ONE: "a"})
+    some.declare({ONE: "new"})
+    some.reject(ONE)
+    (rejection,) = some.world.rejections.values()
+    assert some.sets == [({ONE}, Audience.NOBODY)]
+    some.change(Change(Kind.REJECTION, key_of(rejection), None))
+    assert some.sets == [({ONE}, Audience.CANARIES)]
+
+
+def test_group_that_gains_proxy_tries_rejected_set_again(gateways):
+    fleet_id = gateways.scope.fleet_id
+    one, two = [replace(each, fleet_id=fleet_id) for each in proxies(2)]
+    gateways.change(*(Change(Kind.PROXY, each, None) for each in gateways.world.proxies))
+    gateways.change(put(one))
+    gateways.change(put(replace(next(iter(gateways.world.pools.values())), name="bad")))
+    gateways.reject(ROUTES, by=one.id)
+    assert gateways.sets == [({ROUTES}, Audience.NOBODY)]
+    gateways.change(put(two))
+    assert gateways.sets == [({ROUTES}, Audience.CANARIES)]
+    gateways.change(Change(Kind.PROXY, two.id, None))
+    assert gateways.sets == [({ROUTES}, Audience.NOBODY)]
+
+
+def test_override_gives_one_change_set_to_everybody(written):
+    some = written({ONE: "a", TWO: "b"})
+    some.declare({ONE: "bad", TWO: "worse"})
+    some.reject(ONE)
+    some.reject(TWO)
+    (change_set,) = [each for each in some.rollout.change_sets if ONE in each.wanted]
+    order = RolloutOverride(UUID(int=5), FLEET, some.scope.key, change_set.key)
+    some.change(put(order))
+    assert some.sets == [({ONE}, Audience.EVERYBODY), ({TWO}, Audience.NOBODY)]
+    assert [each.overrides for each in some.rollout.change_sets] == [{order.id}, frozenset()]
+    some.change(Change(Kind.OVERRIDE, order.id, None))
+    assert [audience for _, audience in some.sets] == [Audience.NOBODY, Audience.NOBODY]
+
+
+@pytest.mark.parametrize("shrinks", [False, True])
+def test_override_releases_no_dangling_reference_and_no_shrink(written, shrinks):
+    some = written({ONE: "a", TWO: "b", THREE: "c", ROUTES: TO_ONE})
+    some.declare({TWO: None, THREE: None} if shrinks else {ROUTES: f"{TO_ONE} {FOUR.name}"})
+    for number, each in enumerate(some.rollout.change_sets):
+        some.change(put(RolloutOverride(UUID(int=number), FLEET, some.scope.key, each.key)))
+    assert {audience for _, audience in some.sets} == {Audience.NOBODY}
+
+
 def test_rejected_version_falls_back_to_latest_accepted_one(written):
     """Otherwise a replica that starts later would publish other bytes than the others."""
     some = written({ONE: "a"})
@@ -465,7 +565,7 @@ def test_rejection_reaches_all_streams_and_late_ones_never_see_it(gateways):
     assert canary.take()[1] == {names.ROUTE: {names.GATEWAY_ROUTES}}
     assert other.take()[1] == {}
     rejection = Rejection(gateways._key(ROUTES), gateways.rollout.wanted.get(ROUTES).version, others[0].id, "no")
-    publish(put(rejection))
+    publish(put(rejection), put(replace(rejection, proxy_id=others[1].id)))
     assert canary.take()[1] == {names.ROUTE: {names.GATEWAY_ROUTES}}
     assert other.take()[1] == {}
     late = publisher.open(Identity(fleet_id, Role.GATEWAY, others[1].id))

@@ -28,7 +28,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 
 from model.authority import CertificateAuthority, issue_server
-from model.entities import Rejection, ResourceKey
+from model.entities import VALIDATOR, Rejection, ResourceKey
 from xds.server.publisher import Publisher
 from xds.snapshot.resource import Resource
 from xds.snapshot.rollout import ChangeSet
@@ -74,7 +74,7 @@ class EnvoyValidator:
                 self._waiting[key] = each
                 self._event.set()
             elif message:  # rejected in another group
-                self._publisher.add_rejections([Rejection(key, each.version, None, message)])
+                self._publisher.add_rejections([Rejection(key, each.version, VALIDATOR, message)])
             valid = valid and message == ""
         return valid
 
@@ -112,7 +112,7 @@ class EnvoyValidator:
             log.warning(
                 "xds.validation_failed", type=key.type_url, resource=key.name, version=each.version, detail=message
             )
-            self._publisher.add_rejections([Rejection(key, each.version, None, message)])
+            self._publisher.add_rejections([Rejection(key, each.version, VALIDATOR, message)])
 
     async def _run_envoy(self, resources: Iterable[Resource], folder: Path) -> str:
         """Return Envoy's error message, empty if it accepts all. An Envoy that dies of a signal is run a second time."""

@@ -17,7 +17,7 @@ import structlog
 
 from model.entities import Rejection, ResourceKey
 from model.identity import Identity
-from model.world import Change, Kind, World
+from model.world import Change, Key, Kind, World, key_of
 from xds.protocol.sotw import hash_resources
 from xds.protocol.stream import XdsStream
 from xds.server.removed_clusters import RemovedClusters
@@ -110,7 +110,7 @@ class Publisher:
         self._in_progress: set[str] = set()
         """Keys of the rollouts that have change-sets."""
         self._canaries: dict[str, frozenset[UUID]] = {}
-        self._local_rejections: set[tuple[ResourceKey, str]] = set()
+        self._local_rejections: set[Key] = set()
         """Versions that were rejected at this replica and are not in the World yet."""
         self._new_scopes: set[str] = set()
         """Keys of the rollouts begun since `take_new_scopes` was called."""
@@ -208,7 +208,7 @@ class Publisher:
         moved: set[UUID] = set()
         for change in changes:
             if isinstance(change.value, Rejection):
-                self._local_rejections.discard((change.value.key, change.value.version))
+                self._local_rejections.discard(change.key)
             if change.kind in (Kind.EXIT, Kind.PROXY) and isinstance(change.key, UUID):
                 moved.add(change.key)
         for key, resources in affected(changes, old, world).items():
@@ -266,14 +266,19 @@ class Publisher:
     def add_rejections(self, rejections: Sequence[Rejection]) -> None:
         """Record rejected versions. Nobody else here is asked to try them while other replicas may not know."""
         assert self.world is not None
-        rejected = {(each.key, each.version) for each in rejections}
+        rejected = {key_of(each) for each in rejections}
         self._local_rejections |= {each for each in rejected if each not in self.world.rejections}
         if self._observer is not None:
             self._observer.record_rejections(rejections)
 
     def has_local_rejection(self, key: str) -> bool:
         """Return whether a version of a scope was rejected here that other replicas may not know of yet."""
-        return any(each.group == key for each, _ in self._local_rejections)
+        return any(isinstance(each, tuple) and each[0].group == key for each in self._local_rejections)
+
+    def rejecting_proxies(self, key: str) -> frozenset[UUID]:
+        """Return the proxies that rejected a version of a scope. They are the last to be asked to try a change-set."""
+        assert self.world is not None
+        return frozenset(each.proxy_id for each in self.world.rejections.values() if each.key.group == key)
 
     def proxies_of(self, key: str) -> frozenset[UUID]:
         """Return the proxies of a scope that have a stream here."""

@@ -17,6 +17,7 @@ from model.identity import Identity
 from model.repositories import rollout, sync
 from model.repositories.sync import TypeSync
 from model.unit_of_work import write
+from model.world import Key, key_of
 from xds.protocol.stream import Answered
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource
@@ -41,7 +42,7 @@ class AckRecorder:
         """The newest revision that all streams have been given."""
         self._states: dict[UUID, dict[str, TypeSync]] = {}
         self._changed: dict[tuple[UUID, str], TypeSync] = {}
-        self._rejections: dict[tuple[ResourceKey, str], Rejection] = {}
+        self._rejections: dict[Key, Rejection] = {}
         self._event = asyncio.Event()
 
     # -- what the publisher and the streams report
@@ -80,7 +81,7 @@ class AckRecorder:
     def record_answer(
         self, identity: Identity, view: ProxyView, answered: Answered, *, withheld: bool
     ) -> Sequence[Rejection]:
-        """Record an ACK or NACK. Return the rejections of versions that no other proxy may be sent.
+        """Record an ACK or NACK. Return the rejections of versions.
 
         A proxy from which desired resources are `withheld` has not accepted their revision, whatever it was sent instead.
         """
@@ -106,7 +107,7 @@ class AckRecorder:
         """Record versions that a proxy or the Envoy validator rejected."""
         for rejection in rejections:
             if len(self._rejections) < _MAX_PENDING_REJECTIONS:
-                self._rejections.setdefault((rejection.key, rejection.version), rejection)
+                self._rejections.setdefault(key_of(rejection), rejection)
                 self._event.set()
 
     def record_disconnected(self, proxy_id: UUID) -> None:

@@ -81,7 +81,9 @@ class RolloutController:
         self._next_soak_end = math.inf
         """Earliest end of a soak that has begun."""
         self._slow_until: dict[tuple[str, UUID], float] = {}
-        """Time until which a proxy of a group that was too slow is not asked again."""
+        """Time until which a proxy of a group that was too slow, or rejected a change-set, is not asked again."""
+        self._handed_over: set[tuple[str, str, UUID]] = set()
+        """Canaries that were replaced because they rejected a change-set of a group."""
         self._claimed: dict[str, set[UUID]] = {}
         """Proxies that may be stored as canaries of this replica, by group."""
         self._claim_after: dict[str, float] = {}
@@ -122,6 +124,9 @@ class RolloutController:
             for change_set in rollout.change_sets:
                 if change_set.audience is Audience.NOBODY:
                     continue
+                if change_set.overrides:
+                    due.append(self._accepted_change_set(key, change_set, frozenset(), world.revision))
+                    continue
                 # asked before the canaries, so that both work at the same time
                 valid = self._validator is None or self._validator.is_valid(key, change_set)
                 canaries: frozenset[UUID] = frozenset()
@@ -141,6 +146,7 @@ class RolloutController:
         for table in (self._tried_since, self._accepted_since):
             for gone in table.keys() - current:
                 del table[gone]
+        self._handed_over = {each for each in self._handed_over if each[:2] in current}
         groups, now = {group for group, _ in current}, time.monotonic()
         self._slow_until = {
             each: until for each, until in self._slow_until.items() if each[0] in groups and until > now
@@ -177,6 +183,7 @@ class RolloutController:
         if attempt not in self._tried_since:  # a proxy that was slow with another change-set may be fast with this one
             self._slow_until = {each: until for each, until in self._slow_until.items() if each[0] != group}
         since = self._tried_since.setdefault(attempt, now)
+        await self._hand_over(group, change_set)
         canaries = await self._claim_canaries(group, now)
         waiting = [proxy for proxy in canaries if not self._publisher.has_accepted(group, proxy, change_set)]
         if waiting or not canaries:
@@ -190,15 +197,32 @@ class RolloutController:
             return frozenset()
         return canaries
 
+    async def _hand_over(self, group: str, change_set: ChangeSet) -> None:
+        """Let other proxies, here or at another replica, try what canaries rejected. Each of these is replaced once.
+
+        A canary that no other proxy replaced stays one, for the sake of other change-sets.
+        """
+        rejecting = self._publisher.canaries_of(group) & change_set.rejected_by
+        replaced = {proxy for proxy in rejecting if (group, change_set.key, proxy) not in self._handed_over}
+        if not replaced:
+            return
+        self._handed_over |= {(group, change_set.key, proxy) for proxy in replaced}
+        log.warning("xds.canary_rejected", group=group, proxies=sorted(map(str, replaced)), reason=change_set.reason)
+        until = time.monotonic() + self._policy.patience_s
+        self._slow_until |= {(group, proxy): until for proxy in replaced}
+        await self._release_canaries(group, replaced)
+
     async def _claim_canaries(self, group: str, now: float) -> frozenset[UUID]:
         """Return the canaries of a group at this replica, after claiming more if there are too few."""
         here = self._publisher.proxies_of(group)
         canaries = self._publisher.canaries_of(group)
         able = [proxy for proxy in here - canaries if self._slow_until.get((group, proxy), 0) <= now]
         needed = max(1, math.ceil(self._policy.share * len(here)))
-        more = sorted(able, key=_claim_order)[: max(0, needed - len(canaries))]
-        if not more or self._claim_after.get(group, 0) > now:
+        if not able or len(canaries) >= needed or self._claim_after.get(group, 0) > now:
             return canaries
+        rejecting = self._publisher.rejecting_proxies(group)
+        in_order = sorted(able, key=lambda proxy: (proxy in rejecting, _claim_order(proxy)))
+        more = in_order[: needed - len(canaries)]
         self._claimed.setdefault(group, set()).update(more)  # before the reply, which may get lost
         async with self._database.session() as session:
             claimed = await stored.claim_canaries(
@@ -227,7 +251,9 @@ class RolloutController:
             for each, resource in change_set.wanted.items()
         }
         approved_fleet = self._publisher.fleet_of(group) if change_set.shrinks else None
-        return stored.AcceptedChangeSet(group, change_set.key, wanted, canaries, revision, approved_fleet)
+        return stored.AcceptedChangeSet(
+            group, change_set.key, wanted, canaries, revision, approved_fleet, change_set.overrides
+        )
 
     def _uses_canaries(self, rollout: Rollout) -> bool:
         return self._policy.enabled and rollout.wanted.scope.shared
@@ -273,7 +299,7 @@ class RolloutController:
                 change_sets=tuple(self._describe(key, each) for each in rollout.change_sets),
             )
             for key, rollout in rollouts.items()
-            if any(each.audience is not Audience.EVERYBODY for each in rollout.change_sets)
+            if any(each.audience is not Audience.EVERYBODY or each.reason for each in rollout.change_sets)
             and (fleet_id := self._publisher.fleet_of(key)) is not None
         }
         changed = [rollout for key, rollout in current.items() if self._stored.get(key) != rollout]
@@ -292,6 +318,7 @@ class RolloutController:
             change_set=change_set.key,
             given_to=change_set.audience,
             reason=change_set.reason,
+            rejected=bool(change_set.rejected_by),
             canaries=tuple(sorted(canaries)),
             resources=tuple(
                 (each.type_url, each.name, resource.version if resource else None)

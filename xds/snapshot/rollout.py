@@ -3,8 +3,9 @@
 The *stable* resources of a group are those that its proxies accepted (`World.accepted`, kept in PostgreSQL with its bytes, so
 that all replicas agree and a restart forgets nothing). Wanted resources that differ from them form change-sets: resources that
 refer to each other change together or not at all. A change-set goes to canaries first. Its release makes it accepted, and it goes
-to everybody. One with a rejected version, a dangling reference or an unapproved shrink goes to nobody
-(docs/architecture.md#guard-rails).
+to everybody. One with a version that two proxies rejected, a dangling reference or an unapproved shrink goes to nobody
+(docs/architecture.md#guard-rails). One proxy's rejection lets another proxy try it
+(docs/decisions/0039-one-proxy-holds-nothing-back.md).
 
 Endpoints and secrets are not rolled out (`order.ROLLED_OUT`). They go to everybody at once, so that a lost or leaking exit is
 removed at once.
@@ -19,8 +20,9 @@ from enum import StrEnum
 from functools import cached_property
 from hashlib import blake2b
 from typing import Final
+from uuid import UUID
 
-from model.entities import Accepted, ResourceKey
+from model.entities import VALIDATOR, Accepted, ResourceKey
 from model.world import World
 from xds.snapshot import snapshot as snapshots
 from xds.snapshot.order import ROLLED_OUT
@@ -56,9 +58,13 @@ class ChangeSet:
     wanted: Mapping[ResourceId, Resource | None]
     audience: Audience
     reason: str = ""
-    """The reason why nobody is given it."""
+    """The reason why nobody is given it, or the one rejection in spite of which it is tried."""
     shrinks: bool = False
     """True if it needs, or has, an approval to shrink."""
+    rejected_by: frozenset[UUID] = frozenset()
+    """Proxies that rejected a version of it."""
+    overrides: frozenset[UUID] = frozenset()
+    """Operators' orders to release it, whoever rejected it. With any, it is released at once."""
 
     @cached_property
     def key(self) -> str:
@@ -227,16 +233,40 @@ def _judge(
             if each in still_named:
                 return ChangeSet(together, Audience.NOBODY, _dangling(still_named[each], each.name))
             continue
-        rejection = world.rejections.get((_key(wanted.scope, each), resource.version))
-        if rejection is not None:
-            return ChangeSet(together, Audience.NOBODY, f"{each.name} was rejected: {rejection.detail}")
         named = references(resource.type_url, resource.name, resource.body) if wanted.scope.shared else ()
         missing = [other.name for other in named if wanted.get(other) is None]
         if missing:  # the smallest, so that all replicas report the same one
             return ChangeSet(together, Audience.NOBODY, _dangling(each.name, min(missing)))
-    if fresh or not canaries or not wanted.scope.shared:
-        return ChangeSet(together, Audience.EVERYBODY)
-    return ChangeSet(together, Audience.CANARIES)
+    audience = Audience.EVERYBODY if fresh or not canaries or not wanted.scope.shared else Audience.CANARIES
+    return _judge_rejections(ChangeSet(together, audience), wanted.scope, world)
+
+
+def _judge_rejections(change_set: ChangeSet, scope: Scope, world: World) -> ChangeSet:
+    """Withhold a change-set that two proxies, the only one, or the control plane's validation rejected.
+
+    An operator's override releases it, whoever rejected it.
+    """
+    orders = (world.overrides[each] for each in world.overrides_of.get(scope.key, ()))
+    overrides = frozenset(each.id for each in orders if each.change_set == change_set.key)
+    if overrides:
+        return replace(change_set, audience=Audience.EVERYBODY, overrides=overrides)
+    rejections = [
+        world.rejections[key]
+        for each, resource in change_set.wanted.items()
+        if resource is not None
+        for key in world.rejections_of.get((_key(scope, each), resource.version), ())
+    ]
+    if not rejections:
+        return change_set
+    # the smallest, so that all replicas report the same one
+    first = min(rejections, key=lambda each: (each.key.type_url, each.key.name, each.proxy_id))
+    rejected_by = frozenset(each.proxy_id for each in rejections)
+    if VALIDATOR in rejected_by or len(rejected_by) >= min(2, scope.size(world)):
+        reason = f"{first.key.name} was rejected: {first.detail}"
+        return replace(change_set, audience=Audience.NOBODY, reason=reason, rejected_by=rejected_by)
+    proxy = world.proxies.get(first.proxy_id)
+    reason = f"{proxy.name if proxy else first.proxy_id} alone rejected {first.key.name}: {first.detail}"
+    return replace(change_set, reason=reason, rejected_by=rejected_by)
 
 
 def _dangling(name: str, missing: str) -> str:
@@ -263,7 +293,7 @@ def _require_approval(wanted: Snapshot, world: World, change_sets: Sequence[Chan
                 f"{left[each]} of {accepted[each]} {each.rpartition('.')[2]}s" for each in sorted(removed)
             )
             reason = f"it would leave {counts}: approve it, or put them back"
-            yield ChangeSet(each.wanted, Audience.NOBODY, reason, shrinks=True)
+            yield replace(each, audience=Audience.NOBODY, reason=reason, shrinks=True)
 
 
 def _join(change_sets: Sequence[ChangeSet]) -> Iterable[ChangeSet]:
@@ -274,7 +304,13 @@ def _join(change_sets: Sequence[ChangeSet]) -> Iterable[ChangeSet]:
     joined = [each for each in change_sets if each.audience is Audience.EVERYBODY]
     yield from (each for each in change_sets if each.audience is not Audience.EVERYBODY)
     if joined:
-        yield ChangeSet({id_: it for each in joined for id_, it in each.wanted.items()}, Audience.EVERYBODY)
+        yield ChangeSet(
+            {id_: it for each in joined for id_, it in each.wanted.items()},
+            Audience.EVERYBODY,
+            min((each.reason for each in joined if each.reason), default=""),
+            rejected_by=frozenset().union(*(each.rejected_by for each in joined)),
+            overrides=frozenset().union(*(each.overrides for each in joined)),
+        )
 
 
 def _fall_back(wanted: Snapshot, world: World, change_sets: Iterable[ChangeSet]) -> Snapshot:

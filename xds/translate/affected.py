@@ -59,6 +59,10 @@ def affected(changes: Iterable[Change], old: World, new: World) -> Mapping[Scope
         elif change.kind is Kind.APPROVAL:
             for key in _guarded_scopes(change.key, new):
                 found[key]
+        elif change.kind is Kind.OVERRIDE:
+            for world in (old, new):
+                if override := world.overrides.get(change.key):
+                    found[override.group]
         elif change.kind in _TABLES:
             before = getattr(old, _TABLES[change.kind]).get(change.key)
             for entity in (before, change.value):
@@ -70,6 +74,9 @@ def affected(changes: Iterable[Change], old: World, new: World) -> Mapping[Scope
                     rerouted.add(entity.fleet_id)
             for key, resource_id in _of_pool_that_moved(before, change.value, new):
                 found[key].declared.add(resource_id)
+        if new.rejections and isinstance(change.key, UUID):
+            for key in _resized_scopes(change.kind, change.key, old, new):
+                found[key]
     for fleet_id in rerouted:
         found[GatewayGroup(fleet_id).key].declared |= _differing_aggregates(fleet_id, old, new)
     return dict(found)
@@ -143,6 +150,17 @@ def _guarded_scopes(fleet_id: UUID, world: World) -> Iterator[ScopeKey]:
         yield ParentProxyGroup(pool_id).key
 
 
+def _resized_scopes(kind: Kind, key: UUID, old: World, new: World) -> Iterator[ScopeKey]:
+    """Yield the scopes that proxies may have joined or left: how many must reject a version depends on their number."""
+    for world in (old, new):
+        if kind is Kind.PROXY and (proxy := world.proxies.get(key)):
+            yield GatewayGroup(proxy.fleet_id).key
+        if kind is Kind.EXIT and (exit_ := world.exits.get(key)):
+            yield ExitGroup(exit_.pool_id).key
+            yield ParentProxyGroup(exit_.pool_id).key
+            yield ExitOverlay(exit_.id).key
+
+
 def _differing_aggregates(fleet_id: UUID, old: World, new: World) -> frozenset[ResourceId]:
     """Return the aggregate clusters that come or go. None of them changes, since its name is a hash of its pools."""
     before, after = aggregates_of(old, fleet_id), aggregates_of(new, fleet_id)
@@ -153,6 +171,6 @@ def _resource_key(key: Key) -> ResourceKey:
     match key:
         case ResourceKey():
             return key
-        case (ResourceKey() as resource, _):
+        case (ResourceKey() as resource, _, _):
             return resource
     raise TypeError(f"{key} is no key of an accepted or rejected resource")

@@ -62,6 +62,9 @@ class Scope(Protocol):
     def fleet(self, world: World) -> UUID | None:
         """Return the id of its fleet; None when the World does not have it."""
 
+    def size(self, world: World) -> int:
+        """Return the number of proxies that are given it."""
+
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         """List all resources of the scope."""
 
@@ -86,6 +89,9 @@ class GatewayGroup:
 
     def fleet(self, world: World) -> UUID | None:  # noqa: ARG002 - a Scope's
         return self.fleet_id
+
+    def size(self, world: World) -> int:
+        return sum(world.gateways_at.get(self.fleet_id, {}).values())
 
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         """List all resources. Certificates that no listener names are among them: gateways are sent those that they ask for."""
@@ -152,6 +158,9 @@ class GatewayEndpoints:
     def fleet(self, world: World) -> UUID | None:  # noqa: ARG002 - a Scope's
         return self.fleet_id
 
+    def size(self, world: World) -> int:
+        return world.gateways_at.get(self.fleet_id, {}).get(self.locality, 0)
+
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         return {resource_ids.pool_endpoints(pool) for pool in pools_of(world, self.fleet_id)}
 
@@ -179,6 +188,9 @@ class ExitGroup:
     def fleet(self, world: World) -> UUID | None:
         return world.pools[self.pool_id].fleet_id if self.pool_id in world.pools else None
 
+    def size(self, world: World) -> int:
+        return sum(world.exits[each].parent is None for each in world.exits_of.get(self.pool_id, ()))
+
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         return {EXIT_ROUTES, EXIT_TARGETS} if self.pool_id in world.pools else set()
 
@@ -205,6 +217,9 @@ class ParentProxyGroup:
     def fleet(self, world: World) -> UUID | None:
         return world.pools[self.pool_id].fleet_id if self.pool_id in world.pools else None
 
+    def size(self, world: World) -> int:
+        return sum(world.exits[each].parent is not None for each in world.exits_of.get(self.pool_id, ()))
+
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         return {PARENT_ROUTES} if self.pool_id in world.pools else set()
 
@@ -228,6 +243,9 @@ class ExitOverlay:
 
     def fleet(self, world: World) -> UUID | None:
         return world.proxies[self.exit_id].fleet_id if self.exit_id in world.proxies else None
+
+    def size(self, world: World) -> int:
+        return int(self.exit_id in world.exits)
 
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         exit_ = world.exits.get(self.exit_id)

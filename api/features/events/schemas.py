@@ -24,6 +24,7 @@ class EventKind(StrEnum):
     EXIT = "exit"
     FLEET = "fleet"
     LISTENER = "listener"
+    OVERRIDE = "override"
     PLAN = "plan"
     POOL = "pool"
     PROXY = "proxy"

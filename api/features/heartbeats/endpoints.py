@@ -44,7 +44,10 @@ _GATEWAY = {"envoy": "up", "stopping": False, "reason": "", "version": "0.1.0"}
 async def send_exit_heartbeat(request: Request) -> Response:
     """Report the health of an exit.
 
-    The Bearer token is a JWS (ES256), signed with the key of the exit's certificate, over the path and the body's SHA-256.
+    The Bearer token is a JWS (ES256), signed with the key of the exit's certificate, over the path and the body's SHA-256. Its
+    `iat` has microseconds and is later than in the exit's last request. Otherwise the answer is a 401 with the code
+    `stale_signature` and the newest known time as the error's `value`. The replica that answers may not know it yet; then the
+    heartbeat has no effect.
     """
     return await _receive(request, "exit", ExitHeartbeatIn)
 
@@ -63,7 +66,7 @@ async def send_proxy_heartbeat(request: Request) -> Response:
 async def _receive(request: Request, kind: str, schema: type[ExitHeartbeatIn | ProxyHeartbeatIn]) -> Response:
     context: ApiContext = request.app.state.context
     body = await request.body()
-    credential = await service.authenticate(
+    credential, signed_at = await service.authenticate(
         context,
         kind=kind,
         ref=request.path_params[f"{kind}_id"],
@@ -72,5 +75,6 @@ async def _receive(request: Request, kind: str, schema: type[ExitHeartbeatIn | P
         body=body,
     )
     note_authenticated(request.scope)
-    answer = await service.receive(context, credential, service.read_heartbeat(schema, body, context.clock()))
+    beat = service.read_heartbeat(schema, body, context.clock())
+    answer = await service.receive(context, credential, signed_at, beat)
     return Response(answer.model_dump_json(exclude_unset=True), 202, media_type="application/json")

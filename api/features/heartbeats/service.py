@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,6 +18,7 @@ from api.http.field_types import as_id
 from api.http.paths import PATH_FIELDS
 from api.http.problems import Problem, invalid, not_found
 from api.kernel.context import ApiContext
+from api.runtime.heartbeat_sink import StaleSignature
 from model import request_signature
 from model.entities import Role
 from model.repositories import declared, enrolment, orders
@@ -30,8 +31,8 @@ _THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 
 async def authenticate(
     context: ApiContext, *, kind: str, ref: str, authorization: str | None, path: str, body: bytes
-) -> Credential:
-    """Verify that a heartbeat is signed by the proxy in the path, and return its credential.
+) -> tuple[Credential, datetime]:
+    """Verify that a heartbeat is signed by the proxy in the path. Return its credential and the time of the signature.
 
     `kind` is `exit` or `proxy`, as in the path. Raises Problem: 401 for a bad signature, 403 for another proxy's certificate,
     404 for a proxy that never existed, 410 for a removed one, and for one whose name another key took over.
@@ -47,7 +48,7 @@ async def authenticate(
         raise await _explain_unknown(context, kind, ref)
     now = context.clock()
     with _as_unauthorized():
-        request_signature.verify(claim, credential.public_key, path, body, now)
+        signed_at = request_signature.verify(claim, credential.public_key, path, body, now)
         if credential.expires_at <= now:
             raise BadSignature("the certificate has expired", hint="enrol again")
     if credential.replaced:
@@ -64,7 +65,7 @@ async def authenticate(
         raise Problem(403, "wrong_certificate", message, errors=[FieldError(PATH_FIELDS[kind], message, hint, ref)])
     if kind == Role.EXIT and credential.role is not Role.EXIT:
         raise not_found(kind, ref)
-    return credential
+    return credential, signed_at
 
 
 def read_heartbeat(
@@ -82,29 +83,33 @@ def read_heartbeat(
 
 
 async def receive(
-    context: ApiContext, credential: Credential, beat: ExitHeartbeatIn | ProxyHeartbeatIn
+    context: ApiContext, credential: Credential, signed_at: datetime, beat: ExitHeartbeatIn | ProxyHeartbeatIn
 ) -> HeartbeatOut:
     """Pass a heartbeat to the sink and compose the reply.
 
-    Raises DatabaseUnreachable when results of orders cannot be stored.
+    Raises Problem (401) for a heartbeat that is not newer than the last one, and DatabaseUnreachable when results of orders
+    cannot be stored.
     """
+    heartbeat = Heartbeat(
+        proxy_id=credential.proxy_id,
+        heard_at=context.clock(),
+        signed_at=_order_within_second(signed_at, beat),
+        tunnel_up=beat.tunnel == "up",
+        envoy_up=beat.envoy == "up",
+        stopping=beat.stopping,
+        reason=beat.reason,
+        version=beat.version,
+        observation=None if beat.observation is None else beat.observation.model_dump(mode="json"),
+        open_requests=beat.open_requests,
+        carried_bytes=beat.carried_bytes,
+        certificate=credential.thumbprint,
+    )
+    try:
+        context.heartbeat_sink.add(heartbeat)
+    except StaleSignature as error:
+        raise _unauthorized(error.message, error.hint, error.code, error.newest.isoformat()) from error
     if beat.order_results:
         await record_results(context, credential.proxy_id, [*beat.order_results])
-    context.heartbeat_sink.add(
-        Heartbeat(
-            proxy_id=credential.proxy_id,
-            heard_at=context.clock(),
-            tunnel_up=beat.tunnel == "up",
-            envoy_up=beat.envoy == "up",
-            stopping=beat.stopping,
-            reason=beat.reason,
-            version=beat.version,
-            observation=None if beat.observation is None else beat.observation.model_dump(mode="json"),
-            open_requests=beat.open_requests,
-            carried_bytes=beat.carried_bytes,
-            certificate=credential.thumbprint,
-        )
-    )
     more: dict[str, Any] = {}
     if waiting := context.pending_orders.find(credential.proxy_id):
         more["orders"] = [AgentOrderOut(id=order.id, kind=order.kind, detail=dict(order.detail)) for order in waiting]
@@ -112,6 +117,19 @@ async def receive(
         more["endpoints_to_cut"] = await _endpoints_to_cut(context, credential, beat.removed_endpoints)
         more["cut"] = more["endpoints_to_cut"]
     return HeartbeatOut(state=credential.state, interval_s=context.heartbeat_interval_s, **more)
+
+
+def _order_within_second(signed_at: datetime, beat: ExitHeartbeatIn | ProxyHeartbeatIn) -> datetime:
+    """Return the time by which heartbeats of a proxy are ordered.
+
+    Agents of release 0.1.0 state whole seconds. Of two reports in the same second the worse one counts as newer, so that a
+    replay makes nothing better. An equal or better one is refused, and the agent's next one is accepted.
+    """
+    if signed_at.microsecond:
+        return signed_at
+    leaks = beat.observation is not None and beat.observation.leak != ""
+    badness = (beat.tunnel == "down") + (beat.envoy == "down") + beat.stopping + leaks
+    return signed_at + timedelta(microseconds=badness)
 
 
 async def _endpoints_to_cut(
@@ -156,9 +174,9 @@ def _gone(kind: str, ref: str, code: str, message: str, hint: str) -> Problem:
     return Problem(410, code, message, errors=[FieldError(PATH_FIELDS[kind], message, hint, ref)])
 
 
-def _unauthorized(message: str, hint: str) -> Problem:
-    errors = [FieldError("Authorization", message, hint)]
-    return Problem(401, "bad_signature", message, errors=errors, headers={"WWW-Authenticate": "Bearer"})
+def _unauthorized(message: str, hint: str, code: str = BadSignature.code, value: str | None = None) -> Problem:
+    errors = [FieldError("Authorization", message, hint, value)]
+    return Problem(401, code, message, errors=errors, headers={"WWW-Authenticate": "Bearer"})
 
 
 def _with_body_location(errors: Iterable[Any]) -> Iterable[dict[str, Any]]:

@@ -118,4 +118,5 @@ class ProxyOut(ResponseModel):
     last_heartbeat: LastHeartbeatOut | None
     sync: list[SyncOut]
     rejections: list[RejectedOut]
+    rejects_accepted: bool = Field(description="Whether it rejects a version that other proxies of its group accepted.")
     created_at: datetime

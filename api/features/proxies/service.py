@@ -24,7 +24,7 @@ from api.kernel.collections.collection import Collection
 from api.kernel.context import ReadContext
 from api.kernel.writes import WriteContext
 from model.entities import Role
-from model.repositories import declared, heartbeats, sync
+from model.repositories import declared, heartbeats, rollout, sync
 from model.tables import HeartbeatRow, ProxyRow, SyncRow
 
 
@@ -32,7 +32,7 @@ class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
     name, kind = "proxies", "proxy"
     table, request_model, patch_model, response_model, query_model = ProxyRow, ProxyIn, ProxyPatch, ProxyOut, ProxyQuery
     has_name = False
-    volatile = frozenset({"connected", "last_heartbeat", "sync", "rejections"})
+    volatile = frozenset({"connected", "last_heartbeat", "sync", "rejections", "rejects_accepted"})
 
     async def change(self, work: WriteContext, row: ProxyRow, fields: dict[str, Any]) -> None:
         """Update a proxy. Raises Problem: 409 for the Envoy of an exit, which changes with the exit."""
@@ -50,6 +50,7 @@ class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
         await declared.remove(work.unit, row)
         await heartbeats.forget(work.session, row.id)
         await sync.forget(work.session, row.id)
+        await rollout.forget_rejections_by(work.unit, row.id)
         work.add_removed_proxy(row.id)
 
     async def show(self, look: ReadContext, rows: Sequence[ProxyRow]) -> list[ProxyOut]:
@@ -66,7 +67,8 @@ class ProxyCollection(Collection[ProxyRow, ProxyIn, ProxyOut]):
                 connected=_is_connected(beats.get(row.id), look.alive_since),
                 last_heartbeat=_show_heartbeat(beats.get(row.id)),
                 sync=[show_sync(each) for each in sync_states.get(row.id, ())],
-                rejections=rejections.by_proxy(row.id),
+                rejections=(rejected := rejections.by_proxy(row.id)),
+                rejects_accepted=any(each.accepted_by_others for each in rejected),
             )
             for row in rows
         ]

@@ -11,13 +11,14 @@ from api.http.field_types import ResponseModel
 
 
 class RejectedOut(ResponseModel):
-    """A version that a proxy rejected. No other proxy is given it. Changing the object that it comes from clears it."""
+    """A version that a proxy rejected. Changing the object that it comes from clears it."""
 
     type_url: str
     resource: str
     version: str
-    proxy_id: UUID | None = Field(
-        description="The first proxy that rejected it; null: the control plane's own check did."
+    proxy_id: UUID | None = Field(description="The proxy that rejected it; null: the control plane's own check did.")
+    accepted_by_others: bool = Field(
+        False, description="Whether the version was released to the group, because other proxies accepted it."
     )
     detail: str = Field(description="Envoy's error message.")
     at: datetime

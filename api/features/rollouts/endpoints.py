@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Path, Response
 
 from api.features.rollouts import service
 from api.features.rollouts.schemas import RolloutOut
@@ -17,6 +17,9 @@ from api.kernel.dry_run import DryRunOut
 from api.kernel.writes import OperatorWrite, WriteContext, WriteReply, require_write
 
 router = APIRouter(prefix="/fleets/{fleet}/rollout", tags=["fleets"], route_class=JsonRoute)
+ChangeSetId = Annotated[
+    str, Path(max_length=64, description="The id of a change-set, from `GET /fleets/{fleet}/rollout`.")
+]
 Writing = Annotated[OperatorWrite, require_write("fleets")]
 
 
@@ -35,6 +38,23 @@ async def approve_shrink(fleet: Ref, write: Writing) -> Response:
 
     async def do(work: WriteContext) -> WriteReply:
         return WriteReply(200, await service.approve(work, fleet))
+
+    return await write.run(do)
+
+
+@router.put(
+    "/change-sets/{change_set}/release",
+    response_model=RolloutOut | DryRunOut,
+    responses=document_operator_errors(404, 409, 422),
+)
+async def release_change_set(fleet: Ref, change_set: ChangeSetId, write: Writing) -> Response:
+    """Release a change-set to all proxies of its group, whoever rejected it or has not answered.
+
+    The release does not wait for canaries. It overrules neither missing references nor a shrink that needs an approval.
+    """
+
+    async def do(work: WriteContext) -> WriteReply:
+        return WriteReply(200, await service.release(work, fleet, change_set))
 
     return await write.run(do)
 

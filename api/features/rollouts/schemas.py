@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
+from api.features.rejections.schemas import RejectedOut
 from api.http.field_types import ResponseModel
 
 
@@ -21,10 +22,14 @@ class ChangeSetOut(ResponseModel):
     """Resources that change together, and that not every proxy of the group is given."""
 
     id: str = Field(description="A hash of the desired versions.")
-    released_to: Literal["canaries", "nobody"] = Field(
-        description="canaries: canaries try it first. nobody: it is held back."
+    released_to: Literal["canaries", "nobody", "everybody"] = Field(
+        description="canaries: canaries try it first. nobody: it is held back. everybody: all are given it, though one proxy "
+        "rejected it."
     )
-    reason: str = Field(description="Why nobody is given it; Envoy's error message if an Envoy rejected it.")
+    reason: str = Field(
+        description="Why nobody is given it, or the rejection by one proxy in spite of which others are; with Envoy's error "
+        "message."
+    )
     canaries: list[UUID] = Field(description="The proxies that try the change-set first.")
     resources: list[ResourceOut]
 
@@ -43,3 +48,6 @@ class RolloutOut(ResponseModel):
         description="Whether the next change may remove more than half of the fleet's pools or healthy exits."
     )
     groups: list[GroupOut]
+    rejections: list[RejectedOut] = Field(
+        description="What proxies of the fleet rejected, of the versions in rollout and of those that others accepted."
+    )

@@ -9,10 +9,13 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from api.features.fleets.service import FLEETS
+from api.features.rejections.service import load_rejections
 from api.features.rollouts.schemas import ChangeSetOut, GroupOut, ResourceOut, RolloutOut
+from api.http.field_errors import FieldError
+from api.http.problems import Problem
 from api.kernel.caller import Caller
 from api.kernel.writes import WriteContext
-from model.repositories import rollout
+from model.repositories import declared, rollout
 from model.tables import RolloutRow
 
 
@@ -36,12 +39,36 @@ async def withdraw(work: WriteContext, ref: str) -> RolloutOut:
     return await _show(work.session, fleet.id)
 
 
+async def release(work: WriteContext, ref: str, change_set: str) -> RolloutOut:
+    """Order the release of a change-set to all proxies of its group.
+
+    Raises Problem: 404 for a fleet or a change-set that does not exist, 409 for one that no rejection holds back.
+    """
+    fleet = await FLEETS.find(work.session, work.caller, ref)
+    for row in await rollout.rollouts_of(work.session, fleet.id):
+        for each in row.change_sets:
+            if each["change_set"] != change_set:
+                continue
+            if each["given_to"] == "nobody" and not each.get("rejected"):
+                message, hint = each["reason"], "change the objects, or approve the shrink"
+                raise Problem(
+                    409, "not_rejected", message, errors=[FieldError("{change_set}", message, hint, change_set)]
+                )
+            await rollout.override(work.unit, fleet.id, row.group, change_set, work.now)
+            return await _show(work.session, fleet.id)
+    message, hint = "no rollout of the fleet has this change-set", "GET /api/v1/fleets/{fleet}/rollout lists them"
+    raise Problem(404, "unknown_change_set", message, errors=[FieldError("{change_set}", message, hint, change_set)])
+
+
 async def _show(session: AsyncSession, fleet_id: UUID) -> RolloutOut:
     rows = await rollout.rollouts_of(session, fleet_id)
+    rejections, groups = await load_rejections(session), {row.group for row in rows}
+    members = await declared.proxies_of_fleet(session, fleet_id, rejections.proxy_ids)
     return RolloutOut(
         complete=not rows,
         shrink_approved=await rollout.is_approved(session, fleet_id),
         groups=[_show_group(row) for row in rows],
+        rejections=rejections.show(lambda row: row.proxy_id in members or row.group in groups),
     )
 
 
@@ -62,5 +89,4 @@ def _show_change_sets(stored: Sequence[dict[str, Any]]) -> list[ChangeSetOut]:
             ],
         )
         for each in stored
-        if each["given_to"] != "everybody"
     ]
