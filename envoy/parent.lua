@@ -64,7 +64,9 @@ local function is_public(authority)
 end
 
 function envoy_on_request(handle)
-  if not is_public(handle:headers():get(":authority") or "") then
+  local headers = handle:headers()
+  handle:streamInfo():dynamicMetadata():set("exitplane", "tunnel", headers:get(":method") == "CONNECT")
+  if not is_public(headers:get(":authority") or "") then
     -- a failure of the target, not of the exit: every other exit would deny it too
     handle:respond({
       [":status"] = "503",
@@ -75,7 +77,8 @@ function envoy_on_request(handle)
   end
 end
 
--- A client would read the parent's 407 as the gateway's, and send its own credentials.
+-- A client would read a 407 as the gateway's, and send its own credentials. Only the parent answers a CONNECT, so another exit may
+-- try it. A 407 for plain HTTP may be the target's, which would have the request repeated.
 function envoy_on_response(handle)
   local headers = handle:headers()
   if headers:get(":status") ~= "407" then
@@ -85,7 +88,9 @@ function envoy_on_response(handle)
   headers:replace(":status", "503")
   headers:replace("content-length", length)
   headers:replace("content-type", "text/plain")
-  headers:replace(FAILURE, "parent: credentials_refused")
+  if handle:streamInfo():dynamicMetadata():get("exitplane").tunnel then
+    headers:replace(FAILURE, "parent: credentials_refused")
+  end
   headers:replace("proxy-status", 'exitplane-exit; error=proxy_internal_error; details="parent: credentials_refused"')
   headers:remove("proxy-authenticate")
   headers:remove("transfer-encoding")

@@ -40,6 +40,7 @@ from tests.envoy.static_gateway import exchange
 from tests.envoy.two_hops import POOL, TwoHops, make_exit, two_hops
 from tests.envoy.world_server import RunningEnvoy, WorldServer
 from tests.gluetun import GluetunStandIn, running
+from tests.servers import serving
 from xds.translate import names
 from xds.translate.clusters import http_options
 from xds.translate.encoding import Message, encode, pack
@@ -75,20 +76,6 @@ class _End(BaseRequestHandler):
     def handle(self):
         if self.request.recv(1):
             self.request.sendall(bytes(1024))
-
-
-@contextmanager
-def serving(server: ThreadingTCPServer) -> Iterator[int]:
-    """Run a server, and yield its port."""
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        thread.join(BOUND_S)
-        server.server_close()
 
 
 @pytest.fixture(scope="module")

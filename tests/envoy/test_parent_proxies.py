@@ -344,11 +344,11 @@ def served_by_both(pair) -> bool:
     return all(each.requests for each in pair.parents)
 
 
-@pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_other_exit_serves_all_while_one_parent_refuses(pair, target, method):
+def test_other_exit_serves_all_tunnels_while_one_parent_refuses(pair, target):
+    """A 407 for plain HTTP may be the target's, so it is not retried (test_hostile_answers.py)."""
     pair.parents[0].password = "another"
     pair.parents[0].requests.clear()
-    assert all_served(pair, target, method) == {200}
+    assert all_served(pair, target, "CONNECT") == {200}
     assert pair.parents[0].requests  # the parent was asked, and the client did not notice
     pair.parents[0].password = PASSWORD
 

@@ -80,7 +80,11 @@ def test_pool_cluster_opens_a_connection_for_each_tunnel():
     """Exits choose HTTP/1.1. One of an older release gets a connection for each tunnel too, with HTTP/2 on it."""
     resource = cluster_of(translate_pool_cluster(POOL))
     options = resource["typed_extension_protocol_options"][HTTP_OPTIONS]
-    assert options["common_http_protocol_options"] == {"idle_timeout": "30s"}
+    assert options["common_http_protocol_options"] == {
+        "idle_timeout": "30s",
+        "max_headers_count": 200,
+        "max_response_headers_kb": 96,
+    }
     assert options["auto_config"]["http_protocol_options"] == {}
     assert options["auto_config"]["http2_protocol_options"]["max_concurrent_streams"] == 1
     assert resource["preconnect_policy"] == {"per_upstream_preconnect_ratio": 1.5}
@@ -199,7 +203,7 @@ def test_parent_cluster_dials_the_parent_and_names_its_secret():
     (endpoint,) = locality["lb_endpoints"]
     assert endpoint["endpoint"]["address"] == {"socket_address": {"address": "gluetun", "port_value": 8888}}
     assert resource["upstream_bind_config"] == {"source_address": {"address": "10.0.0.1", "port_value": 0}}
-    injected, codec = resource["typed_extension_protocol_options"][HTTP_OPTIONS]["http_filters"]
+    _, injected, codec = resource["typed_extension_protocol_options"][HTTP_OPTIONS]["http_filters"]
     assert codec["name"] == "envoy.filters.http.upstream_codec"
     assert injected["typed_config"]["overwrite"] is True
     credential = injected["typed_config"]["credential"]["typed_config"]

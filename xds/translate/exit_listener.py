@@ -23,7 +23,7 @@ from xds.translate import names
 from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
 from xds.translate.forbidden_targets import sample_egress_address
-from xds.translate.http import KEEPALIVE, connection_manager, http_filter, local_replies, tcp_address
+from xds.translate.http import HANDSHAKE_TIMEOUT, KEEPALIVE, connection_manager, exit_replies, http_filter, tcp_address
 from xds.translate.parent_failures import parent_filter, parent_replies
 from xds.translate.template import ANY_PARENT, EXIT_FIELDS
 from xds.translate.tls import from_gateways
@@ -73,7 +73,13 @@ def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
     return Listener(
         name=names.EXIT_LISTENER,
         address=tcp_address(exit_.bind_address, exit_.port),
-        filter_chains=[FilterChain(filters=[chain], transport_socket=from_gateways(fleet_id))],
+        filter_chains=[
+            FilterChain(
+                filters=[chain],
+                transport_socket=from_gateways(fleet_id),
+                transport_socket_connect_timeout=HANDSHAKE_TIMEOUT,
+            )
+        ],
         per_connection_buffer_limit_bytes=1024 * 1024,
         tcp_keepalive=KEEPALIVE,
     )
@@ -87,7 +93,7 @@ def _resolver(egress_address: str | None) -> HttpFilter:
 
 def _replies() -> LocalReplyConfig:
     status = 'exitplane-exit; error=destination_unavailable; details="%RESPONSE_CODE_DETAILS%"'
-    return local_replies(
+    return exit_replies(
         _NOT_REACHED, overwrite(names.FAILURE_HEADER, "%RESPONSE_CODE_DETAILS%"), overwrite("proxy-status", status)
     )
 

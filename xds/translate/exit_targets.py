@@ -25,6 +25,7 @@ from xds.translate import names
 from xds.translate.clusters import http_options, unbounded_circuit_breakers
 from xds.translate.encoding import encode, pack
 from xds.translate.forbidden_targets import forbidden_addresses, sample_egress_address
+from xds.translate.upstream_filters import upstream_filters
 from xds.wire import template_pb2 as wire
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -69,6 +70,7 @@ def define_exit_targets(egress_address: str | None = None) -> Cluster:
                 ),
                 # Envoy requires it of this kind of cluster. Targets are dialled without TLS: that is between client and target.
                 upstream_http_protocol_options=UpstreamHttpProtocolOptions(auto_sni=True, auto_san_validation=True),
+                http_filters=upstream_filters(),
             )
         ),
     )

@@ -26,7 +26,6 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LocalityLbEndpoints,
 )
 from envoy_data_plane.envoy.extensions.filters.http.credential_injector.v3 import CredentialInjector
-from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.extensions.http.injected_credentials.generic.v3 import Generic
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import GenericSecret, SdsSecretConfig, Secret
@@ -40,6 +39,7 @@ from xds.translate import names
 from xds.translate.clusters import http_options, unbounded_circuit_breakers
 from xds.translate.encoding import encode, pack
 from xds.translate.http import ads_source, http_filter, tcp_address
+from xds.translate.upstream_filters import upstream_filters
 from xds.wire import template_pb2 as wire
 
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
@@ -79,24 +79,21 @@ def define_parent(parent: Parent, egress_address: str | None = None) -> Cluster:
                 explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
                     http_protocol_options=Http1ProtocolOptions(send_fully_qualified_url=True)
                 ),
-                http_filters=[] if parent.username is None else _with_credentials(),
+                http_filters=upstream_filters(*([] if parent.username is None else [_credentials_filter()])),
             )
         ),
     )
 
 
-def _with_credentials() -> list[HttpFilter]:
-    """Build the upstream filters that add the credentials. A header of a route would show them in config_dump."""
+def _credentials_filter() -> HttpFilter:
+    """Build the filter that adds the credentials. A header of a route would show them in config_dump."""
     secret = SdsSecretConfig(name=names.PARENT_SECRET, sds_config=ads_source())
     generic = Generic(credential=secret, header=CREDENTIALS_HEADER)
     injector = CredentialInjector(
         overwrite=True,
         credential=TypedExtensionConfig(name="envoy.http.injected_credentials.generic", typed_config=pack(generic)),
     )
-    return [
-        http_filter("envoy.filters.http.credential_injector", injector),
-        http_filter("envoy.filters.http.upstream_codec", UpstreamCodec()),
-    ]
+    return http_filter("envoy.filters.http.credential_injector", injector)
 
 
 def translate_credentials(parent: Parent) -> Secret | None:

@@ -10,7 +10,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 
 from xds.translate import names
 from xds.translate.encoding import overwrite
-from xds.translate.http import http_filter, local_replies
+from xds.translate.http import exit_replies, http_filter
 from xds.translate.lua import read_script
 
 PARENT_SCRIPT: Final = read_script("parent")
@@ -20,9 +20,9 @@ _STATUS: Final = 'exitplane-exit; error=proxy_internal_error; details="parent: %
 
 
 def parent_replies() -> LocalReplyConfig:
-    """Blame the parent for every local reply: the exit's Envoy connects to nothing else."""
+    """Blame the parent for every failure: the exit's Envoy connects to nothing else."""
     detail = f"{names.PARENT_FAILED}%RESPONSE_CODE_DETAILS%"
-    return local_replies(_FAILED, overwrite(names.FAILURE_HEADER, detail), overwrite("proxy-status", _STATUS))
+    return exit_replies(_FAILED, overwrite(names.FAILURE_HEADER, detail), overwrite("proxy-status", _STATUS))
 
 
 def parent_filter() -> HttpFilter:
