@@ -17,15 +17,16 @@ local function octet_of(text)
 end
 
 -- The same networks as in xds/translate/forbidden_targets.py.
-local function is_private(first, second)
+local function is_private(first, second, third, fourth)
   return first == 0
     or first == 10
     or first == 127
     or first >= 224
     or (first == 100 and second >= 64 and second <= 127)
+    or (first == 168 and second == 63 and third == 129 and fourth == 16)
     or (first == 169 and second == 254)
     or (first == 172 and second >= 16 and second <= 31)
-    or (first == 192 and second == 168)
+    or (first == 192 and (second == 168 or (second == 0 and third == 0)))
 end
 
 local function is_public_ipv4(host)
@@ -33,8 +34,8 @@ local function is_public_ipv4(host)
   if a == nil then
     return false
   end
-  local first, second = octet_of(a), octet_of(b)
-  return first ~= nil and second ~= nil and octet_of(c) ~= nil and octet_of(d) ~= nil and not is_private(first, second)
+  local first, second, third, fourth = octet_of(a), octet_of(b), octet_of(c), octet_of(d)
+  return first and second and third and fourth and not is_private(first, second, third, fourth)
 end
 
 local function is_public_name(host)
@@ -57,8 +58,9 @@ local function is_public(authority)
     return false
   end
   if host:sub(1, 1) == "[" then
-    -- 2000::/3 with all four digits of the first group; no other network is written like that
-    return host:match("^%[[23]%x%x%x:[%x:.]+%]$") ~= nil
+    -- 2000::/3 with all four digits of the first group; no other network is written like that. 2001::/32 and 2002::/16 contain
+    -- IPv4 addresses.
+    return host:match("^%[[23]%x%x%x:[%x:.]+%]$") ~= nil and not host:match("^%[2001:0*:") and not host:match("^%[2002:")
   end
   return is_public_ipv4(host) or is_public_name(host)
 end

@@ -141,6 +141,8 @@ class Settings(BaseSettings):
     """The number of new xDS streams that a replica admits in a second; the others must retry."""
     connection_age_s: float = Field(default=1_800, ge=0)
     """The maximum age of a connection, after which a proxy reconnects to any replica; 0: no maximum."""
+    local_parents: bool = False
+    """Let operators declare parent proxies on their exits' own hosts and links (loopback, 169.254.0.0/16 and the like)."""
 
     container_engine: Annotated[str | None, AfterValidator(_engine)] = None
     """The engine for containers of exits: unix:///path or tcp://host:port. See docs/containers.md before setting it."""

@@ -342,3 +342,19 @@ def test_no_request_fails_while_gateway_and_exit_change_release(tmp_path_factory
 
 def _server() -> ThreadingHTTPServer:
     return ThreadingHTTPServer(("127.0.0.1", 0), _Page)
+
+
+# -- a stranger --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_exit_closes_connections_without_a_handshake(hops):
+    (exit_,) = hops.exits.values()
+    with closing(socket.create_connection(("127.0.0.1", exit_.ports[names.EXIT_LISTENER]), timeout=BOUND_S)) as idle:
+        assert idle.recv(1) == b""
+    assert (
+        exit_.stat(
+            f"listener.127.0.0.1_{exit_.ports[names.EXIT_LISTENER]}.downstream_cx_transport_socket_connect_timeout"
+        )
+        == 1
+    )

@@ -61,11 +61,11 @@ class HostileServer:
 def hostile() -> Iterator[HostileServer]:
     server = HostileServer()
 
-    class Handler(StreamRequestHandler):
+    class HostileHandler(StreamRequestHandler):
         def handle(self):
             server.handle(self)
 
-    with serving(ThreadingTCPServer(("127.0.0.1", 0), Handler)) as server.port:
+    with serving(ThreadingTCPServer(("127.0.0.1", 0), HostileHandler)) as server.port:
         yield server
 
 
