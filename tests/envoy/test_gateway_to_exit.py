@@ -24,12 +24,16 @@ from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.core.v3 import Http1ProtocolOptions
 from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as CommonHttpOptions
 from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.extensions.clusters.dynamic_forward_proxy.v3 import ClusterConfig
+from envoy_data_plane.envoy.extensions.common.dynamic_forward_proxy.v3 import DnsCacheConfig
+from envoy_data_plane.envoy.extensions.filters.http.dynamic_forward_proxy.v3 import FilterConfig
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerCodecType,
 )
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import DownstreamTlsContext, UpstreamTlsContext
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions, HttpProtocolOptionsAutoHttpConfig
+from envoy_data_plane.envoy.type.matcher.v3 import AddressMatcher
 
 from agent.envoy.admin import Admin
 from agent.envoy.silent_exits import end_unanswered_requests
@@ -231,6 +235,8 @@ class FirstRelease:
         message = self.scope.translate(world, resource)
         if resource.type_url == names.LISTENER and resource.name == names.EXIT_LISTENER and message is not None:
             return _exit_listener(Listener.parse(encode(message)))
+        if resource.name == names.TARGETS and resource.type_url == names.CLUSTER and message is not None:
+            return _targets(Cluster.parse(encode(message)))
         if resource.type_url == names.CLUSTER and resource.name == names.pool_cluster(POOL) and message is not None:
             return _pool_cluster(Cluster.parse(encode(message)))
         return message
@@ -241,12 +247,28 @@ def _exit_listener(listener: Listener) -> Listener:
     manager = HttpConnectionManager.parse(chain.filters[0].typed_config.value)
     manager.codec_type = HttpConnectionManagerCodecType.HTTP2
     manager.scheme_header_transformation = None
+    resolver = FilterConfig.parse(manager.http_filters[1].typed_config.value)
+    manager.http_filters[1].typed_config = pack(replace(resolver, dns_cache_config=_targets_cache(resolver)))
     chain.filters[0].typed_config = pack(manager)
     tls = DownstreamTlsContext.parse(chain.transport_socket.typed_config.value)
     tls.common_tls_context.alpn_protocols = ["h2"]
     chain.transport_socket.typed_config = pack(tls)
     listener.tcp_keepalive = None
     return listener
+
+
+def _targets(cluster: Cluster) -> Cluster:
+    config = ClusterConfig.parse(cluster.cluster_type.typed_config.value)
+    cluster.cluster_type.typed_config = pack(replace(config, dns_cache_config=_targets_cache(config)))
+    return cluster
+
+
+def _targets_cache(config: FilterConfig | ClusterConfig) -> DnsCacheConfig:
+    """Return the cache of the first release, with other forbidden networks than now."""
+    cache = config.dns_cache_config
+    return replace(
+        cache, name="targets", resolved_address_filter=AddressMatcher(ranges=cache.resolved_address_filter.ranges[:-1])
+    )
 
 
 def _pool_cluster(cluster: Cluster) -> Cluster:

@@ -44,6 +44,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from model.entities import Parent
 from xds.translate import names
 from xds.translate.clusters import http_options, unbounded_circuit_breakers
+from xds.translate.dns_caches import name_cache
 from xds.translate.encoding import encode, pack
 from xds.translate.forbidden_targets import forbidden_parents
 from xds.translate.http import ads_source, http_filter, tcp_address
@@ -118,13 +119,14 @@ def _by_name() -> dict[str, Any]:
 
 def parent_dns_cache() -> DnsCacheConfig:
     """Build the cache of a parent's addresses. The listener's filter and the cluster have to name the same one."""
-    return DnsCacheConfig(
+    config = DnsCacheConfig(
         name="parent",
         dns_lookup_family=DnsLookupFamily.V4_PREFERRED,
         dns_refresh_rate=REFRESH,  # a container has another address after a restart
         host_ttl=timedelta(minutes=5),
         resolved_address_filter=forbidden_parents(),
     )
+    return name_cache(config)
 
 
 def _credentials_filter() -> HttpFilter:
