@@ -18,7 +18,6 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.core.v3 import Http1ProtocolOptions
@@ -39,7 +38,7 @@ from agent.envoy.admin import Admin
 from agent.envoy.silent_exits import end_unanswered_requests
 from model.entities import RESILIENCE, Parent
 from model.world import World, put
-from tests.envoy.envoy_process import BOUND_S, eventually
+from tests.envoy.envoy_process import BOUND_S, EnvoyUnderTest, eventually
 from tests.envoy.static_gateway import exchange
 from tests.envoy.two_hops import POOL, TwoHops, make_exit, two_hops
 from tests.envoy.world_server import RunningEnvoy, WorldServer
@@ -193,16 +192,25 @@ def frozen(exit_: RunningEnvoy) -> Iterator[None]:
         os.kill(exit_.process.pid, signal.SIGCONT)
 
 
+class AdminByPort(Admin):
+    """The admin interface of an Envoy without a state folder."""
+
+    def __init__(self, process: EnvoyUnderTest) -> None:
+        self._process = process
+
+    async def _request(self, method: str, path: str) -> str:
+        return (await asyncio.to_thread(self._process.admin, path, method))[1]
+
+
 @contextmanager
 def agent_of(hops: TwoHops) -> Iterator[None]:
     """Run what the gateway's agent does about silent exits."""
     loop = asyncio.new_event_loop()
 
     async def run() -> None:
-        async with aiohttp.ClientSession() as session:
-            process = hops.gateway.process
-            envoy = SimpleNamespace(admin=Admin(session, f"127.0.0.1:{process.admin_port}"), pid=process.pid)
-            await end_unanswered_requests(envoy, period_s=0.05, silent_s=0.5)
+        process = hops.gateway.process
+        envoy = SimpleNamespace(admin=AdminByPort(process), pid=process.pid)
+        await end_unanswered_requests(envoy, period_s=0.05, silent_s=0.5)
 
     task = loop.create_task(run())
     with closing(loop), ThreadPoolExecutor(1) as thread:
