@@ -101,7 +101,6 @@ class _Agent:
     ) -> None:
         self._settings = settings
         self._folder = folder
-        self._session = session
         self._api = ApiClient(session, settings.api)
         self._board = StatusBoard()
         self._tunnel = self._build_tunnel()
@@ -161,9 +160,7 @@ class _Agent:
             self._relay = Relay(enrolment, self._folder, marked=self._settings.kill_switch)
             await self._relay.start()
             self._enrolment = enrolment
-            self._supervisor = EnvoySupervisor(
-                await self._build_command(envoy, enrolment), self._folder, self._session, self._board
-            )
+            self._supervisor = EnvoySupervisor(await self._build_command(envoy, enrolment), self._folder, self._board)
             if enrolment.role is Role.EXIT:
                 self._heartbeat = HeartbeatSender(
                     self._api, enrolment, self._board, orders=orders, load=LoadReader(self._supervisor)

@@ -277,6 +277,7 @@ def _context(
         xds_port=advertised.port if advertised else xds.ports[0],
         heartbeat_interval_s=settings.heartbeat_interval_s,
         silence_timeout=timedelta(seconds=settings.silence_timeout_s),
+        allows_local_parents=settings.local_parents,
         auth_state=AuthState(oidc_provider=OidcProvider(oidc) if oidc else None),
         readiness_checks=readiness,
         connection_tables={"api": table, "xds": xds.connections},

@@ -6,14 +6,17 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Final
 
-from agent.config.state_dir import ENROLMENT, ENVOY
+from agent.config.state_dir import ADMIN_SOCKET, ENROLMENT, ENVOY, StateDir
 from demo.errors import LabError
 from demo.name_servers import ZONE
 from demo.plan import ExitSite
@@ -22,9 +25,24 @@ from demo.wireguard import DemoTunnel
 
 EXITPLANE: Final = (sys.executable, "-P", "-m", "cli")
 _ENVOY_WITHIN_S = 20.0
-_QUERY_ADMIN = (
-    "import sys, urllib.request as r; print(r.build_opener(r.ProxyHandler({})).open(sys.argv[1]).read().decode())"
-)
+_ADMIN_TIMEOUT_S = 20.0
+
+
+def query_admin(state_dir: Path, path: str) -> str:
+    """Return the reply of the admin interface of the Envoy in a state folder. Raises OSError, and LabError for an error."""
+    with (
+        contextlib.closing(socket.socket(socket.AF_UNIX)) as admin,
+        StateDir(state_dir).short_path(ADMIN_SOCKET) as pipe,
+    ):
+        admin.settimeout(_ADMIN_TIMEOUT_S)
+        admin.connect(pipe)
+        admin.sendall(f"GET /{path.lstrip('/')} HTTP/1.1\r\nHost: envoy\r\nConnection: close\r\n\r\n".encode())
+        response = HTTPResponse(admin)
+        response.begin()
+        text = response.read().decode()
+    if response.status != HTTPStatus.OK:
+        raise LabError(f"Envoy's admin interface answers {response.status} to {path}")
+    return text
 
 
 @dataclass(slots=True)
@@ -70,9 +88,9 @@ class AgentProcess:
         os.kill(self.envoy_pid, signal.SIGKILL)
 
     def query_admin(self, path: str) -> str:
-        """Return the reply of Envoy's admin interface on `path`, requested from inside its namespace."""
-        url = f"http://{self._read_envoy('admin')}/{path.lstrip('/')}"
-        return self.processes.run((sys.executable, "-c", _QUERY_ADMIN, url), namespace=self.namespace)
+        """Return the reply of Envoy's admin interface on `path`."""
+        self._read_envoy("pid")  # wait for it
+        return query_admin(self.state_dir, path)
 
     def _read_envoy(self, field: str) -> str:
         """Read a field of the file in which the agent describes its Envoy. Raises LabError."""

@@ -20,6 +20,7 @@ local KEYS = { country = true, city = true, pool = true, session = true }
 local TTLS = { 60, 300, 600, 1800, 3600, 86400 }
 local VALUE_MAX = 128
 local HOST_MAX = 255
+local CREDENTIALS_MAX = 2048 -- decoding takes a millisecond for each 8 KiB
 -- Methods that are safe to retry even after a first attempt was cut. Envoy adds the conditions of `x-envoy-retry-on` to those of the
 -- routes, and removes the header.
 local RETRY_SAFE = { CONNECT = true, GET = true, HEAD = true, OPTIONS = true }
@@ -248,6 +249,10 @@ function envoy_on_request(handle)
   strip_internal(headers)
   local authorization = take(headers, "proxy-authorization")
   headers:remove("proxy-connection")
+  if authorization and #authorization > CREDENTIALS_MAX then
+    handle:respond({ [":status"] = "431", ["content-type"] = "text/plain" }, "exitplane: the proxy credentials are too long\n")
+    return
+  end
   local raw = authorization and user_of(authorization)
   local user, options = nil, {}
   if raw then

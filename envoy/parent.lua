@@ -17,15 +17,16 @@ local function octet_of(text)
 end
 
 -- The same networks as in xds/translate/forbidden_targets.py.
-local function is_private(first, second)
+local function is_private(first, second, third, fourth)
   return first == 0
     or first == 10
     or first == 127
     or first >= 224
     or (first == 100 and second >= 64 and second <= 127)
+    or (first == 168 and second == 63 and third == 129 and fourth == 16)
     or (first == 169 and second == 254)
     or (first == 172 and second >= 16 and second <= 31)
-    or (first == 192 and second == 168)
+    or (first == 192 and (second == 168 or (second == 0 and third == 0)))
 end
 
 local function is_public_ipv4(host)
@@ -33,8 +34,8 @@ local function is_public_ipv4(host)
   if a == nil then
     return false
   end
-  local first, second = octet_of(a), octet_of(b)
-  return first ~= nil and second ~= nil and octet_of(c) ~= nil and octet_of(d) ~= nil and not is_private(first, second)
+  local first, second, third, fourth = octet_of(a), octet_of(b), octet_of(c), octet_of(d)
+  return first and second and third and fourth and not is_private(first, second, third, fourth)
 end
 
 local function is_public_name(host)
@@ -57,14 +58,17 @@ local function is_public(authority)
     return false
   end
   if host:sub(1, 1) == "[" then
-    -- 2000::/3 with all four digits of the first group; no other network is written like that
-    return host:match("^%[[23]%x%x%x:[%x:.]+%]$") ~= nil
+    -- 2000::/3 with all four digits of the first group; no other network is written like that. 2001::/32 and 2002::/16 contain
+    -- IPv4 addresses.
+    return host:match("^%[[23]%x%x%x:[%x:.]+%]$") ~= nil and not host:match("^%[2001:0*:") and not host:match("^%[2002:")
   end
   return is_public_ipv4(host) or is_public_name(host)
 end
 
 function envoy_on_request(handle)
-  if not is_public(handle:headers():get(":authority") or "") then
+  local headers = handle:headers()
+  handle:streamInfo():dynamicMetadata():set("exitplane", "tunnel", headers:get(":method") == "CONNECT")
+  if not is_public(headers:get(":authority") or "") then
     -- a failure of the target, not of the exit: every other exit would deny it too
     handle:respond({
       [":status"] = "503",
@@ -75,7 +79,8 @@ function envoy_on_request(handle)
   end
 end
 
--- A client would read the parent's 407 as the gateway's, and send its own credentials.
+-- A client would read a 407 as the gateway's, and send its own credentials. Only the parent answers a CONNECT, so another exit may
+-- try it. A 407 for plain HTTP may be the target's, which would have the request repeated.
 function envoy_on_response(handle)
   local headers = handle:headers()
   if headers:get(":status") ~= "407" then
@@ -85,7 +90,9 @@ function envoy_on_response(handle)
   headers:replace(":status", "503")
   headers:replace("content-length", length)
   headers:replace("content-type", "text/plain")
-  headers:replace(FAILURE, "parent: credentials_refused")
+  if handle:streamInfo():dynamicMetadata():get("exitplane").tunnel then
+    headers:replace(FAILURE, "parent: credentials_refused")
+  end
   headers:replace("proxy-status", 'exitplane-exit; error=proxy_internal_error; details="parent: credentials_refused"')
   headers:remove("proxy-authenticate")
   headers:remove("transfer-encoding")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_address
 from typing import Final, TypeAlias
 from uuid import UUID
 
@@ -241,6 +242,15 @@ class Parent:
     port: int
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+
+    @property
+    def is_named(self) -> bool:
+        """True if the address is a host name."""
+        try:
+            ip_address(self.address)
+        except ValueError:
+            return True
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,8 @@ class Settings(BaseSettings):
     """The time within which a request must be complete and authenticated, from the connection or the request's first byte."""
     trusted_proxies: Annotated[str, NoDecode, AfterValidator(_networks)] = ""
     """Addresses and networks of proxies in front of the API, with commas, whose X-Forwarded-For and -Proto are believed."""
+    local_parents: bool = False
+    """Let operators declare parent proxies on their exits' own hosts and links (loopback, 169.254.0.0/16 and the like)."""
 
     container_engine: Annotated[str | None, AfterValidator(_engine)] = None
     """The engine for containers of exits: unix:///path or tcp://host:port. See docs/containers.md before setting it."""

@@ -5,8 +5,8 @@ key.pem               the proxy's private key (P-256, PKCS #8)
 enrolment.json        the API's reply to the enrolment
 secrets/*.yaml        key and certificates for Envoy
 bootstrap.json        the bootstrap of the Envoy that was started last
-admin.address         the address of Envoy's admin interface, written by Envoy
-envoy.json            {"pid", "admin", "fingerprint"} of the Envoy that runs
+admin.sock            the socket of Envoy's admin interface
+envoy.json            {"pid", "fingerprint"} of the Envoy that runs
 envoy.log             Envoy's log, and envoy.log.1 the one before
 agent.sock            the socket at which Envoy speaks ADS to the agent
 forwarder.sock        the socket through which the agent's gRPC passes a kill switch
@@ -28,7 +28,7 @@ from model.errors import ExitplaneError
 KEY: Final = "key.pem"
 ENROLMENT: Final = "enrolment.json"
 BOOTSTRAP: Final = "bootstrap.json"
-ADMIN_ADDRESS: Final = "admin.address"
+ADMIN_SOCKET: Final = "admin.sock"
 ENVOY: Final = "envoy.json"
 ENVOY_LOG: Final = "envoy.log"
 SOCKET: Final = "agent.sock"

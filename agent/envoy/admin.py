@@ -1,4 +1,4 @@
-"""The client of Envoy's admin interface, on loopback."""
+"""The client of Envoy's admin interface, on a Unix socket in the state folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 import aiohttp
 
+from agent.config import state_dir as files
+from agent.config.state_dir import StateDir
 from xds.translate import names
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=2, connect=1)
@@ -26,12 +28,11 @@ class AdminUnreachable(Exception):
     """Envoy's admin interface did not answer, or not with 200."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # two Envoys in one folder, one after the other, are not the same
 class Admin:
-    """A client of the admin interface at `address` (`ip:port`). Every method raises AdminUnreachable."""
+    """A client of the admin interface of the Envoy in a state folder. Every method raises AdminUnreachable."""
 
-    session: aiohttp.ClientSession
-    address: str
+    folder: StateDir
 
     async def is_live(self) -> bool:
         """Return whether Envoy has its configuration, also while its health check is failed (state DRAINING)."""
@@ -69,8 +70,13 @@ class Admin:
 
     async def _request(self, method: str, path: str) -> str:
         try:
-            async with self.session.request(method, f"http://{self.address}{path}", timeout=_TIMEOUT) as response:
-                text = await response.text()
+            with self.folder.short_path(files.ADMIN_SOCKET) as socket:
+                connector = aiohttp.UnixConnector(path=socket)
+                async with (
+                    aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT) as session,
+                    session.request(method, f"http://envoy{path}") as response,
+                ):
+                    text = await response.text()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise AdminUnreachable(f"{path}: {error}") from error
         if response.status != 200:

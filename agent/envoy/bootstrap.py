@@ -73,7 +73,7 @@ def render(bootstrap: Bootstrap) -> dict[str, Any]:
         "role": str(bootstrap.role),
         "format_version": FORMAT_VERSION,
         "exitplane_version": exitplane_version(),
-        "admin_port": 0,
+        "admin_path": files.ADMIN_SOCKET,
         "max_downstream_connections": bootstrap.max_downstream_connections,
         "xds_endpoints": _build_endpoints(*bootstrap.xds),
         "xds_server_name": XDS_SERVER_NAME,

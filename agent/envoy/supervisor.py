@@ -16,12 +16,12 @@ import hashlib
 import json
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import structlog
 
 from agent.config import state_dir as files
@@ -73,7 +73,7 @@ class EnvoyCommand:
     @property
     def argv(self) -> list[str]:
         return [
-            *(str(self.envoy), "-c", files.BOOTSTRAP, "--admin-address-path", files.ADMIN_ADDRESS),
+            *(str(self.envoy), "-c", files.BOOTSTRAP),
             # hot restart is not used, and its shared memory would stay behind in /dev/shm
             "--disable-hot-restart",
             *self.arguments,
@@ -107,12 +107,9 @@ def _find_packaged() -> Path | None:
 class EnvoySupervisor:
     """Runs one Envoy at a time, and puts its state on the board."""
 
-    def __init__(
-        self, command: EnvoyCommand, folder: StateDir, session: aiohttp.ClientSession, board: StatusBoard
-    ) -> None:
+    def __init__(self, command: EnvoyCommand, folder: StateDir, board: StatusBoard) -> None:
         self._command = command
         self._folder = folder
-        self._session = session
         self._board = board
         self._backoff = Backoff(RESTART_BASE_S, RESTART_LIMIT_S)
         self._process: RunningProcess | None = None
@@ -166,7 +163,7 @@ class EnvoySupervisor:
         self._process = await self._take_over() or self._spawn()
         try:
             self.admin = await self._find_admin(self._process)
-            self._record_start(self._process, self.admin)
+            self._record_start(self._process)
             await self._wait_until_live(self._process, self.admin)
             await self._process.ended.wait()
         except _DiedEarly:
@@ -194,7 +191,7 @@ class EnvoySupervisor:
 
     def _spawn(self) -> RunningProcess:
         self._folder.write(files.BOOTSTRAP, self._command.bootstrap)
-        self._folder.remove(files.ADMIN_ADDRESS)
+        self._folder.remove(files.ADMIN_SOCKET)
         self._rotate_log()
         try:
             return spawn(self._command.argv, self._folder, ends_with_agent=self._command.ends_with_agent)
@@ -213,15 +210,10 @@ class EnvoySupervisor:
         """Wait until Envoy's admin interface answers. Raises _DiedEarly."""
         deadline_s = asyncio.get_running_loop().time() + _ADMIN_TIMEOUT_S
         while asyncio.get_running_loop().time() < deadline_s:
-            address = (self._folder.read(files.ADMIN_ADDRESS) or "").strip()
-            if address:
-                admin = Admin(self._session, address)
-                try:
-                    await admin.is_live()
-                except AdminUnreachable:
-                    pass
-                else:
-                    return admin
+            admin = Admin(self._folder)
+            with suppress(AdminUnreachable):
+                await admin.is_live()
+                return admin
             if await wait(process.ended, _POLL_S):
                 break
         await process.end(0)
@@ -241,11 +233,11 @@ class EnvoySupervisor:
 
     # -- end
 
-    def _record_start(self, process: RunningProcess, admin: Admin) -> None:
-        record = {"pid": process.pid, "admin": admin.address, "fingerprint": self._command.fingerprint}
+    def _record_start(self, process: RunningProcess) -> None:
+        record = {"pid": process.pid, "fingerprint": self._command.fingerprint}
         self._folder.write(files.ENVOY, json.dumps(record))
         self._board.update(starts=self._board.report.starts + 1)
-        log.info("envoy.started", pid=process.pid, admin=admin.address)
+        log.info("envoy.started", pid=process.pid)
 
     def _record_end(self) -> None:
         self.admin = None

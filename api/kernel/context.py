@@ -39,8 +39,8 @@ class ApiContext:
 
     `clock` returns aware datetimes. `xds_address` is the host that proxies dial (None: the host at which they reached the
     API) and `xds_port` its port. A proxy that is silent for longer than `silence_timeout` does not count as connected.
-    `readiness_checks` has a check for each other component of this process, by the component's name, and `connection_tables`
-    has the connections of each listener.
+    With `allows_local_parents` operators may declare parents on their exits' own hosts. `readiness_checks` has a check for each
+    other component of this process, by the component's name, and `connection_tables` has the connections of each listener.
     """
 
     database: Database
@@ -53,6 +53,7 @@ class ApiContext:
     xds_port: int
     heartbeat_interval_s: float = 10
     silence_timeout: timedelta = timedelta(seconds=30)
+    allows_local_parents: bool = False
     auth_state: AuthState = field(default_factory=AuthState)
     world_cache: WorldCache = field(default_factory=WorldCache)
     readiness_checks: Mapping[str, Callable[[], bool]] = field(default_factory=dict)

@@ -69,6 +69,8 @@ class WriteContext:
     password_hasher: Argon2Hasher
     approve: str | None = None
     """`shrink`: the write may leave less than half of a fleet."""
+    allows_local_parents: bool = False
+    """Operators may declare parents on their exits' own hosts."""
     is_guarded: bool = False
     """True while a block compares what a fleet offers before and after it."""
     removed_proxies: list[UUID] = field(default_factory=list)
@@ -173,6 +175,7 @@ class OperatorWrite:
                     context.clock(),
                     context.auth_state.password_hasher,
                     self.approve,
+                    context.allows_local_parents,
                 )
                 reply = await do(work)
                 if self.dry_run:

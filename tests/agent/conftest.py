@@ -328,23 +328,22 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest.fixture
-def admin_of(until, http) -> Callable[[Running], Awaitable[Admin]]:
+def admin_of(until) -> Callable[[Running], Awaitable[Admin]]:
     """A function that waits for the admin interface of an agent's Envoy."""
 
     async def find(running: Running) -> Admin:
-        record = await until(lambda: running.record, timeout_s=PATIENCE_S)
-        return Admin(http, record["admin"])
+        await until(lambda: running.record, timeout_s=PATIENCE_S)
+        return Admin(StateDir(running.settings.state))
 
     return find
 
 
 @pytest.fixture
-def envoy_state(http) -> Callable[[str], Awaitable[str]]:
+def envoy_state() -> Callable[[Admin], Awaitable[str]]:
     """A function that returns the state in Envoy's /server_info."""
 
-    async def ask(address: str) -> str:
-        async with http.get(f"http://{address}/server_info") as response:
-            return (await response.json(content_type=None))["state"]
+    async def ask(admin: Admin) -> str:
+        return json.loads(await admin._request("GET", "/server_info"))["state"]
 
     return ask
 

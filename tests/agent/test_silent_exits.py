@@ -54,7 +54,7 @@ async def test_silent_exits_are_those_whose_checks_time_out(monkeypatch, healthy
         return stats if path.startswith("/stats") else CLUSTERS
 
     monkeypatch.setattr(Admin, "_request", answer)
-    assert await Admin(None, "").list_silent_exits() == silent
+    assert await Admin(None).list_silent_exits() == silent
 
 
 @pytest.fixture

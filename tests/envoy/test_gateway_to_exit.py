@@ -18,28 +18,32 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import pytest
 from envoy_data_plane.envoy.config.cluster.v3 import Cluster
 from envoy_data_plane.envoy.config.core.v3 import Http1ProtocolOptions
 from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as CommonHttpOptions
 from envoy_data_plane.envoy.config.listener.v3 import Listener
+from envoy_data_plane.envoy.extensions.clusters.dynamic_forward_proxy.v3 import ClusterConfig
+from envoy_data_plane.envoy.extensions.common.dynamic_forward_proxy.v3 import DnsCacheConfig
+from envoy_data_plane.envoy.extensions.filters.http.dynamic_forward_proxy.v3 import FilterConfig
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerCodecType,
 )
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import DownstreamTlsContext, UpstreamTlsContext
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptions, HttpProtocolOptionsAutoHttpConfig
+from envoy_data_plane.envoy.type.matcher.v3 import AddressMatcher
 
 from agent.envoy.admin import Admin
 from agent.envoy.silent_exits import end_unanswered_requests
 from model.entities import RESILIENCE, Parent
 from model.world import World, put
-from tests.envoy.envoy_process import BOUND_S, eventually
+from tests.envoy.envoy_process import BOUND_S, EnvoyUnderTest, eventually
 from tests.envoy.static_gateway import exchange
 from tests.envoy.two_hops import POOL, TwoHops, make_exit, two_hops
 from tests.envoy.world_server import RunningEnvoy, WorldServer
 from tests.gluetun import GluetunStandIn, running
+from tests.servers import serving
 from xds.translate import names
 from xds.translate.clusters import http_options
 from xds.translate.encoding import Message, encode, pack
@@ -75,20 +79,6 @@ class _End(BaseRequestHandler):
     def handle(self):
         if self.request.recv(1):
             self.request.sendall(bytes(1024))
-
-
-@contextmanager
-def serving(server: ThreadingTCPServer) -> Iterator[int]:
-    """Run a server, and yield its port."""
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        thread.join(BOUND_S)
-        server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -209,16 +199,25 @@ def frozen(exit_: RunningEnvoy) -> Iterator[None]:
         os.kill(exit_.process.pid, signal.SIGCONT)
 
 
+class AdminByPort(Admin):
+    """The admin interface of an Envoy without a state folder."""
+
+    def __init__(self, process: EnvoyUnderTest) -> None:
+        self._process = process
+
+    async def _request(self, method: str, path: str) -> str:
+        return (await asyncio.to_thread(self._process.admin, path, method))[1]
+
+
 @contextmanager
 def agent_of(hops: TwoHops) -> Iterator[None]:
     """Run what the gateway's agent does about silent exits."""
     loop = asyncio.new_event_loop()
 
     async def run() -> None:
-        async with aiohttp.ClientSession() as session:
-            process = hops.gateway.process
-            envoy = SimpleNamespace(admin=Admin(session, f"127.0.0.1:{process.admin_port}"), pid=process.pid)
-            await end_unanswered_requests(envoy, period_s=0.05, silent_s=0.5)
+        process = hops.gateway.process
+        envoy = SimpleNamespace(admin=AdminByPort(process), pid=process.pid)
+        await end_unanswered_requests(envoy, period_s=0.05, silent_s=0.5)
 
     task = loop.create_task(run())
     with closing(loop), ThreadPoolExecutor(1) as thread:
@@ -251,6 +250,8 @@ class FirstRelease:
         message = self.scope.translate(world, resource)
         if resource.type_url == names.LISTENER and resource.name == names.EXIT_LISTENER and message is not None:
             return _exit_listener(Listener.parse(encode(message)))
+        if resource.name == names.TARGETS and resource.type_url == names.CLUSTER and message is not None:
+            return _targets(Cluster.parse(encode(message)))
         if resource.type_url == names.CLUSTER and resource.name == names.pool_cluster(POOL) and message is not None:
             return _pool_cluster(Cluster.parse(encode(message)))
         return message
@@ -261,12 +262,28 @@ def _exit_listener(listener: Listener) -> Listener:
     manager = HttpConnectionManager.parse(chain.filters[0].typed_config.value)
     manager.codec_type = HttpConnectionManagerCodecType.HTTP2
     manager.scheme_header_transformation = None
+    resolver = FilterConfig.parse(manager.http_filters[1].typed_config.value)
+    manager.http_filters[1].typed_config = pack(replace(resolver, dns_cache_config=_targets_cache(resolver)))
     chain.filters[0].typed_config = pack(manager)
     tls = DownstreamTlsContext.parse(chain.transport_socket.typed_config.value)
     tls.common_tls_context.alpn_protocols = ["h2"]
     chain.transport_socket.typed_config = pack(tls)
     listener.tcp_keepalive = None
     return listener
+
+
+def _targets(cluster: Cluster) -> Cluster:
+    config = ClusterConfig.parse(cluster.cluster_type.typed_config.value)
+    cluster.cluster_type.typed_config = pack(replace(config, dns_cache_config=_targets_cache(config)))
+    return cluster
+
+
+def _targets_cache(config: FilterConfig | ClusterConfig) -> DnsCacheConfig:
+    """Return the cache of the first release, with other forbidden networks than now."""
+    cache = config.dns_cache_config
+    return replace(
+        cache, name="targets", resolved_address_filter=AddressMatcher(ranges=cache.resolved_address_filter.ranges[:-1])
+    )
 
 
 def _pool_cluster(cluster: Cluster) -> Cluster:
@@ -362,3 +379,19 @@ def test_no_request_fails_while_gateway_and_exit_change_release(tmp_path_factory
 
 def _server() -> ThreadingHTTPServer:
     return ThreadingHTTPServer(("127.0.0.1", 0), _Page)
+
+
+# -- a stranger --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_exit_closes_connections_without_a_handshake(hops):
+    (exit_,) = hops.exits.values()
+    with closing(socket.create_connection(("127.0.0.1", exit_.ports[names.EXIT_LISTENER]), timeout=BOUND_S)) as idle:
+        assert idle.recv(1) == b""
+    assert (
+        exit_.stat(
+            f"listener.127.0.0.1_{exit_.ports[names.EXIT_LISTENER]}.downstream_cx_transport_socket_connect_timeout"
+        )
+        == 1
+    )

@@ -22,12 +22,13 @@ from tests.envoy.envoy_process import BOUND_S, eventually
 from tests.envoy.static_gateway import exchange
 from tests.envoy.two_hops import make_exit, two_hops
 from tests.gluetun import GluetunStandIn, basic, running
-from xds.translate import names
+from xds.translate import forbidden_targets, names
 
 pytestmark = pytest.mark.envoy
 TARGET = "target.example.com"
 US = [("exit-country", "us")]
 PASSWORD = "correct horse"
+THIS_HOST = forbidden_targets._THIS_HOST
 Pauses = Iterable[float]
 """Pauses of a client between its reads, in seconds."""
 SLOW: Pauses = (0.001,) * 1000
@@ -273,6 +274,20 @@ def test_password_is_in_no_config_dump(hops, parent, target):
     assert names.PARENT_SECRET in exit_.admin("/config_dump")
 
 
+def test_name_of_parent_does_not_lead_to_the_exits_own_host(tmp_path, target, monkeypatch):
+    """A name is resolved at the exit alone, so the API cannot tell."""
+    monkeypatch.setattr(forbidden_targets, "_THIS_HOST", THIS_HOST)  # the fixture `pair` may have changed it
+    with (
+        running(GluetunStandIn(names={TARGET: "127.0.0.1"})) as local,
+        two_hops(tmp_path, make_exit(9, Parent("localhost", local.proxy_port))) as named,
+    ):
+        eventually(lambda: "no exit of pool" not in ask(named, "http://127.0.0.1/")[1])
+        for method, where in (("GET", f"http://{TARGET}:{target}/"), ("CONNECT", f"{TARGET}:{target}")):
+            status, _, headers = ask(named, where, method=method)
+            assert (status, "address_denied" in headers["proxy-status"]) == (503, True)
+        assert local.requests == []
+
+
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
 def test_unreachable_target_is_not_exit_failure(hops, parent, method):
     """The parent's own 503 goes to the client, and no other exit is tried."""
@@ -293,6 +308,15 @@ FORBIDDEN = (
     *("172.16.0.1", "100.64.0.1", "100.127.255.254"),  # the ends of 172.16.0.0/12 and 100.64.0.0/10
     *("012.0.0.1", "8.8.8.010"),  # octal to some resolvers: the first is 10.0.0.1
     *("[::1]", "[::]", "[::ffff:127.0.0.1]", "[fe80::1]", "[fd00::1]", "[64:ff9b::7f00:1]", "[0:0:0:0:0:0:0:1]"),
+    *(
+        "192.0.0.192",
+        "168.63.129.16",
+        "[2002:7f00:1::]",
+        "[2001:0:1::]",
+        "[2001::7f00:1]",
+        "[::127.0.0.1]",
+        "[fec0::1]",
+    ),
     *("localhost", "LOCALHOST", "localhost.", "a.localhost", "gluetun", "host.docker.internal", "printer.local"),
 )
 
@@ -311,7 +335,16 @@ def test_requests_for_local_and_private_hosts_do_not_reach_parent(hops, parent, 
 @pytest.mark.parametrize(
     "host",
     [
-        *("192.0.2.9", "[2001:db8::9]", TARGET, f"{TARGET}.", TARGET.upper(), "xn--bcher-kva.example"),
+        *(
+            "192.0.2.9",
+            "192.0.1.1",
+            "[2001:db8::9]",
+            "[2003::1]",
+            TARGET,
+            f"{TARGET}.",
+            TARGET.upper(),
+            "xn--bcher-kva.example",
+        ),
         *("100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "8.8.8.0"),  # just outside the refused networks
     ],
 )
@@ -326,8 +359,10 @@ def test_requests_for_public_addresses_and_names_reach_parent(hops, parent, host
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
+    """Their parents have a name, which may be one of this host here."""
     parents = [GluetunStandIn(username="exit", password=PASSWORD, names={TARGET: "127.0.0.1"}) for _ in range(2)]
-    with running(parents[0]), running(parents[1]):
+    with running(parents[0]), running(parents[1]), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forbidden_targets, "_THIS_HOST", ())
         exits = [
             make_exit(2 + number, Parent("localhost", each.proxy_port, "exit", PASSWORD))
             for number, each in enumerate(parents)
@@ -344,11 +379,11 @@ def served_by_both(pair) -> bool:
     return all(each.requests for each in pair.parents)
 
 
-@pytest.mark.parametrize("method", ["GET", "CONNECT"])
-def test_other_exit_serves_all_while_one_parent_refuses(pair, target, method):
+def test_other_exit_serves_all_tunnels_while_one_parent_refuses(pair, target):
+    """A 407 for plain HTTP may be the target's, so it is not retried (test_hostile_answers.py)."""
     pair.parents[0].password = "another"
     pair.parents[0].requests.clear()
-    assert all_served(pair, target, method) == {200}
+    assert all_served(pair, target, "CONNECT") == {200}
     assert pair.parents[0].requests  # the parent was asked, and the client did not notice
     pair.parents[0].password = PASSWORD
 

@@ -80,7 +80,11 @@ def test_pool_cluster_opens_a_connection_for_each_tunnel():
     """Exits choose HTTP/1.1. One of an older release gets a connection for each tunnel too, with HTTP/2 on it."""
     resource = cluster_of(translate_pool_cluster(POOL))
     options = resource["typed_extension_protocol_options"][HTTP_OPTIONS]
-    assert options["common_http_protocol_options"] == {"idle_timeout": "30s"}
+    assert options["common_http_protocol_options"] == {
+        "idle_timeout": "30s",
+        "max_headers_count": 200,
+        "max_response_headers_kb": 96,
+    }
     assert options["auto_config"]["http_protocol_options"] == {}
     assert options["auto_config"]["http2_protocol_options"]["max_concurrent_streams"] == 1
     assert resource["preconnect_policy"] == {"per_upstream_preconnect_ratio": 1.5}
@@ -173,7 +177,7 @@ def test_exit_targets_leave_from_the_egress_address(egress):
     denied = resource["cluster_type"]["typed_config"]["dns_cache_config"]["resolved_address_filter"]["ranges"]
     assert {"address_prefix": "100.64.0.0", "prefix_len": 10} in denied
     assert {"address_prefix": "::ffff:0:0", "prefix_len": 96} in denied
-    assert len(denied) == 15
+    assert len(denied) == 22
 
 
 def test_exit_listener_binds_its_address_and_port():
@@ -193,14 +197,31 @@ def test_exit_listener_speaks_http1_to_gateways(parent):
     assert resource["tcp_keepalive"] == {"keepalive_time": 10, "keepalive_interval": 1, "keepalive_probes": 5}
 
 
-def test_parent_cluster_dials_the_parent_and_names_its_secret():
-    resource = cluster_of(translate_parent(Parent("gluetun", 8888, "a", "b"), "10.0.0.1"))
+def test_parent_cluster_dials_the_parents_address():
+    resource = cluster_of(translate_parent(Parent("172.18.0.2", 8888), "10.0.0.1"))
     (locality,) = resource["load_assignment"]["endpoints"]
     (endpoint,) = locality["lb_endpoints"]
-    assert endpoint["endpoint"]["address"] == {"socket_address": {"address": "gluetun", "port_value": 8888}}
+    assert endpoint["endpoint"]["address"] == {"socket_address": {"address": "172.18.0.2", "port_value": 8888}}
     assert resource["upstream_bind_config"] == {"source_address": {"address": "10.0.0.1", "port_value": 0}}
-    injected, codec = resource["typed_extension_protocol_options"][HTTP_OPTIONS]["http_filters"]
+
+
+def test_parent_cluster_names_the_secret_of_its_credentials():
+    resource = cluster_of(translate_parent(Parent("gluetun", 8888, "a", "b")))
+    _, injected, codec = resource["typed_extension_protocol_options"][HTTP_OPTIONS]["http_filters"]
     assert codec["name"] == "envoy.filters.http.upstream_codec"
     assert injected["typed_config"]["overwrite"] is True
     credential = injected["typed_config"]["credential"]["typed_config"]
     assert (credential["header"], credential["credential"]["name"]) == ("proxy-authorization", "parent-credentials")
+
+
+def test_name_of_a_parent_is_resolved_alike_by_listener_and_cluster():
+    parent = Parent("gluetun", 8888, "a", "b")
+    cluster = cluster_of(translate_parent(parent))
+    listener = as_json(names.LISTENER, encode(translate_exit_listener(replace(EXIT, parent=parent), FLEET)))
+    filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    state, resolver = (each["typed_config"] for each in filters[2:4])
+    assert [(each["object_key"], each["format_string"]) for each in state["on_request_headers"]] == [
+        ("envoy.upstream.dynamic_host", {"text_format_source": {"inline_string": "gluetun"}}),
+        ("envoy.upstream.dynamic_port", {"text_format_source": {"inline_string": "8888"}}),
+    ]
+    assert resolver["dns_cache_config"] == cluster["cluster_type"]["typed_config"]["dns_cache_config"]

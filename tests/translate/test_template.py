@@ -24,7 +24,7 @@ from model.locality import Locality
 from model.world import World, put
 from tests.scale import scaled
 from xds.snapshot.snapshot import advance, build
-from xds.translate import clusters, names, scopes
+from xds.translate import clusters, names, resource_ids, scopes
 from xds.translate.affected import affected
 from xds.translate.aggregate_clusters import define_aggregate_cluster, translate_aggregate_cluster
 from xds.translate.clusters import define_pool_cluster, translate_pool_cluster
@@ -205,10 +205,11 @@ def test_credentials_are_a_whole_header_value_in_utf_8():
     assert translate_credentials(Parent("gluetun", 8888)) is None
 
 
-def test_exit_with_parent_has_no_way_to_dial_targets():
-    """It could dial none even with a part of its configuration."""
+@pytest.mark.parametrize("address", ["10.0.0.1", "gluetun"])
+def test_exit_with_parent_has_no_way_to_dial_targets(address):
+    """It could dial none even with a part of its configuration: a parent's name is the only host that it resolves."""
     pool = make_pool(1)
-    parent = Parent("gluetun", 8888, "a", "b")
+    parent = Parent(address, 8888, "a", "b")
     exit_ = Exit(
         UUID(int=5), pool.id, "x", "192.0.2.1", 8443, ExitState.HEALTHY, egress_address="10.0.0.1", parent=parent
     )
@@ -222,8 +223,9 @@ def test_exit_with_parent_has_no_way_to_dial_targets():
         names.PARENT_ROUTES,
         names.PARENT_SECRET,
     }
-    for body in found.values():
-        assert b"dynamic_forward_proxy" not in body
+    resolving = [each.name for each, body in found.items() if b"dynamic_forward_proxy" in body]
+    assert sorted(resolving) == ([names.EXIT_LISTENER, names.PARENT] if parent.is_named else [])
+    assert (b"envoy.upstream.dynamic_host" in found[resource_ids.EXIT_LISTENER]) == parent.is_named
     routes, listener = (
         ResourceId(*it) for it in ((names.ROUTE, names.PARENT_ROUTES), (names.LISTENER, names.EXIT_LISTENER))
     )

@@ -119,6 +119,14 @@ def test_options_that_run_programs_or_bypass_tunnel_are_refused(option):
         (FILE + "remote a 1 icmp\n", "line 11: names a protocol that is neither udp nor tcp"),
         (FILE + "proto\n", "line 11: names a protocol"),
         (FILE + "dhcp-option DNS x\n", "line 11: dhcp-option DNS is no IP address"),
+        *(
+            (FILE + f"dhcp-option {kind} {address}\n", "line 11: dhcp-option DNS is not behind the tunnel")
+            for kind, address in (("DNS", "127.0.0.11"), ("DNS6", "::1"), ("DNS", "0.0.0.0"))
+        ),
+        (FILE + "cipher none\n", "line 11: cipher allows none"),
+        (FILE + "data-ciphers AES-256-GCM:None\n", "line 11: data-ciphers allows none"),
+        (FILE + "data-ciphers-fallback none\n", "line 11: data-ciphers-fallback allows none"),
+        (FILE + "ncp-ciphers none:AES-128-GCM\n", "line 11: ncp-ciphers allows none"),
         (FILE.replace(CA, ""), "has no <ca>"),
         (FILE + KEY, "has one of <cert> and <key>"),
         (FILE.replace("auth-user-pass\n", ""), "does not authenticate the client"),

@@ -65,6 +65,14 @@ It is shorter than the times after which an exit closes one (an hour, or the dra
 request is sent on a connection that the exit is closing.
 """
 
+HEADERS_MAX: Final = 200
+HEADERS_MAX_KB: Final = 96
+"""Headers of an answer that a gateway takes from an exit.
+
+An exit takes Envoy's defaults from a target, 100 and 60 KiB, and adds some of its own. With the same limits a target could send an
+answer that passes the exit alone: the gateway would see the exit fail, and send a GET to other exits.
+"""
+
 
 def translate_pool_cluster(pool: Pool) -> wire.Cluster:
     """Build the cluster of a pool from a template."""
@@ -107,7 +115,9 @@ def define_pool_cluster(pool: Pool) -> Cluster:
         upstream_connection_options=UpstreamConnectionOptions(tcp_keepalive=KEEPALIVE),
         typed_extension_protocol_options=http_options(
             HttpProtocolOptions(
-                common_http_protocol_options=CommonHttpOptions(idle_timeout=IDLE_TIMEOUT),
+                common_http_protocol_options=CommonHttpOptions(
+                    idle_timeout=IDLE_TIMEOUT, max_headers_count=HEADERS_MAX, max_response_headers_kb=HEADERS_MAX_KB
+                ),
                 auto_config=either,
             )
         ),

@@ -18,13 +18,13 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
-from model.entities import Exit
+from model.entities import Exit, Parent
 from xds.translate import names
 from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
 from xds.translate.forbidden_targets import sample_egress_address
-from xds.translate.http import KEEPALIVE, connection_manager, http_filter, local_replies, tcp_address
-from xds.translate.parent_failures import parent_filter, parent_replies
+from xds.translate.http import HANDSHAKE_TIMEOUT, KEEPALIVE, connection_manager, exit_replies, http_filter, tcp_address
+from xds.translate.parent_failures import parent_filters, parent_replies
 from xds.translate.template import ANY_PARENT, EXIT_FIELDS
 from xds.translate.tls import from_gateways
 from xds.wire import template_pb2 as wire
@@ -35,9 +35,11 @@ _NOT_REACHED: Final = f"exitplane: the exit of pool {_POOL} could not reach the 
 
 def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> wire.Listener:
     """Build the listener of an exit from a template, for the gateways of a fleet."""
-    has_parent = exit_.parent is not None
-    egress_address = None if has_parent else sample_egress_address(exit_.egress_address)
-    template = _template(fleet_id, egress_address, has_parent, EXIT_FIELDS.read(exit_))
+    parent = exit_.parent and (
+        replace(exit_.parent, username=None, password=None) if exit_.parent.is_named else ANY_PARENT
+    )
+    egress_address = None if parent else sample_egress_address(exit_.egress_address)
+    template = _template(fleet_id, egress_address, parent, EXIT_FIELDS.read(exit_))
     listener = wire.Listener.FromString(template)
     listener.address.socket_address.address = exit_.bind_address
     listener.address.socket_address.port_value = exit_.port
@@ -45,8 +47,7 @@ def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> wire.Listener:
 
 
 @lru_cache(maxsize=256)
-def _template(fleet_id: UUID, egress_address: str | None, has_parent: bool, values: tuple[Any, ...]) -> bytes:  # noqa: FBT001
-    parent = ANY_PARENT if has_parent else None
+def _template(fleet_id: UUID, egress_address: str | None, parent: Parent | None, values: tuple[Any, ...]) -> bytes:
     sample = replace(EXIT_FIELDS.make_sample(values), egress_address=egress_address, parent=parent)
     return encode(define_exit_listener(sample, fleet_id))
 
@@ -64,7 +65,7 @@ def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
         routes=names.PARENT_ROUTES if exit_.parent else names.EXIT_ROUTES,
         filters=[
             http_filter("envoy.filters.http.health_check", _health()),
-            parent_filter() if exit_.parent else _resolver(exit_.egress_address),
+            *(parent_filters(exit_.parent) if exit_.parent else [_resolver(exit_.egress_address)]),
         ],
         local_replies=parent_replies() if exit_.parent else _replies(),
         scheme="http",
@@ -73,7 +74,13 @@ def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
     return Listener(
         name=names.EXIT_LISTENER,
         address=tcp_address(exit_.bind_address, exit_.port),
-        filter_chains=[FilterChain(filters=[chain], transport_socket=from_gateways(fleet_id))],
+        filter_chains=[
+            FilterChain(
+                filters=[chain],
+                transport_socket=from_gateways(fleet_id),
+                transport_socket_connect_timeout=HANDSHAKE_TIMEOUT,
+            )
+        ],
         per_connection_buffer_limit_bytes=1024 * 1024,
         tcp_keepalive=KEEPALIVE,
     )
@@ -87,7 +94,7 @@ def _resolver(egress_address: str | None) -> HttpFilter:
 
 def _replies() -> LocalReplyConfig:
     status = 'exitplane-exit; error=destination_unavailable; details="%RESPONSE_CODE_DETAILS%"'
-    return local_replies(
+    return exit_replies(
         _NOT_REACHED, overwrite(names.FAILURE_HEADER, "%RESPONSE_CODE_DETAILS%"), overwrite("proxy-status", status)
     )
 

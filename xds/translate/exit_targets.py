@@ -23,8 +23,10 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 
 from xds.translate import names
 from xds.translate.clusters import http_options, unbounded_circuit_breakers
+from xds.translate.dns_caches import name_cache
 from xds.translate.encoding import encode, pack
 from xds.translate.forbidden_targets import forbidden_addresses, sample_egress_address
+from xds.translate.upstream_filters import upstream_filters
 from xds.wire import template_pb2 as wire
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -69,6 +71,7 @@ def define_exit_targets(egress_address: str | None = None) -> Cluster:
                 ),
                 # Envoy requires it of this kind of cluster. Targets are dialled without TLS: that is between client and target.
                 upstream_http_protocol_options=UpstreamHttpProtocolOptions(auto_sni=True, auto_san_validation=True),
+                http_filters=upstream_filters(),
             )
         ),
     )
@@ -76,10 +79,11 @@ def define_exit_targets(egress_address: str | None = None) -> Cluster:
 
 def dns_cache(egress_address: str | None) -> DnsCacheConfig:
     """Build the cache of resolved names. The listener's filter and the cluster have to name the same one."""
-    return DnsCacheConfig(
+    config = DnsCacheConfig(
         name="targets",
         dns_lookup_family=DnsLookupFamily.V4_PREFERRED,
         host_ttl=timedelta(minutes=5),
         max_hosts=100_000,
         resolved_address_filter=forbidden_addresses(egress_address),
     )
+    return name_cache(config)

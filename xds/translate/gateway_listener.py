@@ -18,7 +18,7 @@ from model.entities import Listener, Pool
 from xds.translate import names
 from xds.translate.encoding import overwrite, pack
 from xds.translate.gateway_filters import GATEWAY_FILTERS
-from xds.translate.http import TUNNEL_IDLE, connection_manager, local_replies, tcp_address
+from xds.translate.http import HANDSHAKE_TIMEOUT, TUNNEL_IDLE, connection_manager, local_replies, tcp_address
 from xds.translate.tls import to_clients
 
 _POOL: Final = f"%METADATA(ROUTE:{names.METADATA}:{names.POOL_METADATA})%"
@@ -43,7 +43,13 @@ def translate_gateway_listener(listener: Listener, default_pool: Pool | None = N
         name=names.gateway_listener(listener),
         address=tcp_address(listener.address, listener.port),
         listener_filters=[_tls_inspector()] if tls else [],
-        filter_chains=[FilterChain(filters=[http], transport_socket=tls)],
+        filter_chains=[
+            FilterChain(
+                filters=[http],
+                transport_socket=tls,
+                transport_socket_connect_timeout=HANDSHAKE_TIMEOUT if tls else None,
+            )
+        ],
         per_connection_buffer_limit_bytes=1024 * 1024,
         socket_options=[_user_timeout()],
     )

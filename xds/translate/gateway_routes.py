@@ -94,7 +94,7 @@ def define_gateway_routes() -> RouteConfiguration:
         name=names.GATEWAY_ROUTES,
         virtual_hosts=[VirtualHost(name="any", domains=["*"], retry_policy=_retry_policy())],
         request_headers_to_remove=[*names.INTENT_HEADERS, *PROXY_HEADERS],
-        response_headers_to_remove=[names.FAILURE_HEADER, "x-envoy-upstream-service-time"],
+        response_headers_to_remove=[names.FAILURE_HEADER, names.HEALTH_FAILURE_HEADER],
     )
 
 

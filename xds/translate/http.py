@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 
 from betterproto2 import Message
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLogFilter, ResponseFlagFilter
+from envoy_data_plane.envoy.config.accesslog.v3 import (
+    AccessLogFilter,
+    AndFilter,
+    HeaderFilter,
+    OrFilter,
+    ResponseFlagFilter,
+)
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
     AggregatedConfigSource,
@@ -21,6 +28,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     TcpKeepalive,
 )
 from envoy_data_plane.envoy.config.core.v3 import HeaderValueOption as Header
+from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
@@ -33,6 +41,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     Rds,
     ResponseMapper,
 )
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from xds.translate.encoding import pack
 
@@ -42,6 +51,8 @@ CONNECTION_WINDOW_BYTES: Final = 2**31 - 1
 TUNNEL_IDLE: Final = timedelta(hours=1)
 """Time without traffic after which a tunnel is closed."""
 HEADERS_TIMEOUT: Final = timedelta(seconds=15)
+HANDSHAKE_TIMEOUT: Final = timedelta(seconds=10)
+"""Time for a TLS handshake, so that strangers hold no connections of a proxy open."""
 NO_DELAYED_CLOSE: Final = timedelta(0)
 """A finished connection is closed as soon as all of it is written, however long that takes.
 
@@ -69,6 +80,9 @@ UNREACHED_FLAGS: Final = (
     "SI",
 )
 """Response flags of local replies for an upstream that was not reached (access log, `%RESPONSE_FLAGS%`)."""
+
+UNSENT_FLAGS: Final = ("UH", "UF", "UO", "NR", "NC", "DF", "DO")
+"""The flags among them that say that nothing was sent upstream."""
 
 PROXY_HEADERS: Final = (
     "proxy-authorization",
@@ -138,10 +152,33 @@ def connection_manager(
 
 def local_replies(text: str, *headers: Header) -> LocalReplyConfig:
     """Replace local replies for an unreached upstream by 503 with `text`, in which Envoy's format operators apply."""
+    return LocalReplyConfig(mappers=[_reply(_flagged(UNREACHED_FLAGS), text, headers)])
+
+
+def exit_replies(text: str, failure: Header, *headers: Header) -> LocalReplyConfig:
+    """Build an exit's local replies, with the header `failure` where a gateway may send the request to another exit.
+
+    It may if nothing was sent upstream, and a CONNECT in any case: what a client sends follows only after its answer. Everything
+    else may have reached the target, which could have it repeated by closing the connection.
+    """
+    is_tunnel = AccessLogFilter(
+        header_filter=HeaderFilter(
+            header=HeaderMatcher(name=":method", string_match=StringMatcher(exact="CONNECT")),
+        )
+    )
+    unsent = AccessLogFilter(or_filter=OrFilter(filters=[_flagged(UNSENT_FLAGS), is_tunnel]))
+    unreached = _flagged(UNREACHED_FLAGS)
+    repeatable = AccessLogFilter(and_filter=AndFilter(filters=[unreached, unsent]))
+    return LocalReplyConfig(mappers=[_reply(repeatable, text, (failure, *headers)), _reply(unreached, text, headers)])
+
+
+def _flagged(flags: Sequence[str]) -> AccessLogFilter:
+    return AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=list(flags)))
+
+
+def _reply(replies: AccessLogFilter, text: str, headers: Iterable[Header]) -> ResponseMapper:
     body = SubstitutionFormatString(text_format_source=DataSource(inline_string=text), content_type="text/plain")
-    unreached = AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=list(UNREACHED_FLAGS)))
-    mapper = ResponseMapper(filter=unreached, status_code=503, body_format_override=body, headers_to_add=list(headers))
-    return LocalReplyConfig(mappers=[mapper])
+    return ResponseMapper(filter=replies, status_code=503, body_format_override=body, headers_to_add=list(headers))
 
 
 def http_filter(name: str, config: Message) -> HttpFilter:

@@ -70,6 +70,8 @@ INTENT_HEADERS: Final = (
 """The client's intent as the gateway read it, in lower case. Routes match on these headers; then they are removed."""
 FAILURE_HEADER: Final = "x-ep-exit-failure"
 """The failure detail of an exit that could not reach a target. By it a gateway tells a dead tunnel from a dead target."""
+HEALTH_FAILURE_HEADER: Final = "x-envoy-immediate-health-check-fail"
+"""Envoy's header in every answer of an exit while its agent fails its health check."""
 
 POOL_PREFIX: Final = "pool/"
 POOL_CLUSTER_PATTERN: Final = f"{POOL_PREFIX}[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}"

@@ -24,7 +24,8 @@ from xds.wire import template_pb2 as wire
 _ANY_ID: Final = UUID(int=0)
 ANY_POOL: Final = Pool(_ANY_ID, _ANY_ID, name="<pool>", country="<country>")
 ANY_EXIT: Final = Exit(_ANY_ID, _ANY_ID, "<exit>", endpoint=None, port=1, state=ExitState.HEALTHY)
-ANY_PARENT: Final = Parent("<parent>", 1)
+ANY_PARENT: Final = Parent("192.0.2.1", 1)
+"""A parent with an address; one with a name has a listener of its own."""
 
 
 EntityT = TypeVar("EntityT", Pool, Exit)

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from agent.vpn.errors import BadTunnelFile
-from agent.vpn.openvpn.file_options import IGNORED, INLINE, PASSED_ON, refusal_reason
+from agent.vpn.openvpn.file_options import CIPHERS, IGNORED, INLINE, PASSED_ON, refusal_reason
 from model.endpoint import Endpoint, parse_endpoint
 
 _SHOWN_NAME: Final = re.compile(r"[a-z0-9-]{1,32}")
@@ -173,6 +173,10 @@ class _Reader:
                 self._resolvers.append(self._read_resolver(address))
             case _ if option in INLINE:
                 self._take_reference(option, values)
+            case _ if option in CIPHERS and "none" in ":".join(values).lower().split(":"):
+                raise self._bad(
+                    f"{option} allows none, so the tunnel may be readable", "name a cipher, such as AES-256-GCM"
+                )
             case _ if option in PASSED_ON:
                 self._settings.append((option, *values))
             case _ if option not in IGNORED:
@@ -211,9 +215,12 @@ class _Reader:
 
     def _read_resolver(self, text: str) -> str:
         try:
-            return str(ip_address(text))
+            address = ip_address(text)
         except ValueError:
             raise self._bad("dhcp-option DNS is no IP address", "write the resolver's address") from None
+        if address.is_loopback or address.is_unspecified:
+            raise self._bad("dhcp-option DNS is not behind the tunnel", "write the address of the provider's resolver")
+        return str(address)
 
     def _bad(self, what: str, hint: str) -> BadTunnelFile:
         return BadTunnelFile(self._name, what, line=self._line, hint=hint)

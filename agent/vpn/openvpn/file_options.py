@@ -19,6 +19,9 @@ PASSED_ON: Final = _words(
 )
 """Options of the connection and its protection, passed to OpenVPN unchanged."""
 
+CIPHERS: Final = _words("cipher data-ciphers data-ciphers-fallback ncp-ciphers")
+"""Those among them that name ciphers of the data, several with colons between them. OpenVPN knows the cipher `none`."""
+
 IGNORED: Final = _words(
     "auth-nocache auth-retry bind block-ipv6 block-outside-dns client connect-retry connect-retry-max connect-timeout"
     " daemon dhcp-option down-pre explicit-exit-notify float group inactive local log log-append lport machine-readable-output"

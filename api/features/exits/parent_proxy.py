@@ -9,6 +9,7 @@ from api.features.exits.schemas import ParentOut
 from api.http.field_errors import FieldError
 from api.http.problems import Problem
 from model.tables import ExitRow
+from xds.translate.forbidden_targets import is_on_exit
 
 
 def show_parent(row: Any) -> ParentOut | None:
@@ -16,6 +17,22 @@ def show_parent(row: Any) -> ParentOut | None:
     if row.parent_address is None:
         return None
     return ParentOut(address=row.parent_address, port=row.parent_port, username=row.parent_username)
+
+
+def check_place(parent: Mapping[str, Any] | None, row: ExitRow | None = None) -> None:
+    """Refuse an operator's parent on the exit's own host or link, unless it is the one that `row` has already.
+
+    Only the exit's agent decides about its host, so it may enrol such a parent. Raises Problem (422).
+    """
+    if parent is None or not is_on_exit(parent["address"]):
+        return
+    if row is not None and (row.parent_address, row.parent_port) == (parent["address"], parent["port"]):
+        return
+    message = "a parent on the exit's own host or link is up to the exit's agent"
+    hint = "start the agent with --parent, or set EXITPLANE_LOCAL_PARENTS for the control plane"
+    raise Problem(
+        422, "parent_on_exit", message, errors=[FieldError("/parent/address", message, hint, parent["address"])]
+    )
 
 
 def parent_columns(parent: Mapping[str, Any] | None, row: ExitRow | None = None) -> dict[str, Any]:

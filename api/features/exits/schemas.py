@@ -55,13 +55,23 @@ def _check_username(value: str) -> str:
     return value
 
 
+def _check_parent_host(value: str) -> str:
+    # an exit drops the addresses of its own host from those that a name has
+    if value.removesuffix(".").split(".")[-1] == "localhost":
+        raise bad_value("bad_host", "exits look up no name of their own host", "send 127.0.0.1")
+    return value
+
+
 Credential = Annotated[str, Field(min_length=1, max_length=_CREDENTIAL_MAX), AfterValidator(_check_credential)]
 
 
 class ParentIn(RequestModel):
     """An HTTP proxy beside the exit, such as gluetun's, to which the exit sends all traffic."""
 
-    address: Host = Field(description="The IP address or host name, as seen from the exit.")
+    address: Annotated[Host, AfterValidator(_check_parent_host)] = Field(
+        description="The IP address or host name, as seen from the exit. Only the exit's agent names one of the exit's own host or "
+        "link, and only as an address."
+    )
     port: Port
     username: Annotated[Credential, AfterValidator(_check_username)] | None = Field(
         default=None, description="null: the proxy needs no credentials."

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement
 from sqlmodel import col
 
-from api.features.exits.parent_proxy import parent_columns, show_parent
+from api.features.exits.parent_proxy import check_place, parent_columns, show_parent
 from api.features.exits.schemas import ExitIn, ExitOut, ExitPatch, ExitQuery
 from api.features.pools import service as pools
 from api.features.rejections.service import load_rejections
@@ -81,7 +81,7 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
         """Create an exit. Raises Problem: 422 for an unknown pool, 409 when the name is taken in the fleet."""
         pool, _ = await pools.refer(work.session, body.pool, body.fleet, caller=work.caller)
         fields = body.model_dump(exclude={"pool", "fleet", "enabled"})
-        fields |= parent_columns(fields.pop("parent"))
+        fields |= _declared_parent(work, fields.pop("parent"))
         state, reason = (ExitState.REGISTERING, DECLARED) if body.enabled else (ExitState.DISABLED, DISABLED)
         return await add(work.unit, pool, fields, state=state, reason=reason, now=work.now)
 
@@ -99,7 +99,7 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
             pool, _ = await pools.refer(work.session, fields.pop("pool"), str(fleet.id))
             fields["pool_id"] = pool.id
         if "parent" in fields:
-            fields |= parent_columns(fields.pop("parent"), row)
+            fields |= _declared_parent(work, fields.pop("parent"), row)
         enabled = fields.pop("enabled", None)
         if enabled is not None and enabled != (row.state != ExitState.DISABLED):
             fields |= _switched_fields(ExitState.REGISTERING if enabled else ExitState.DISABLED, work.now)
@@ -161,6 +161,15 @@ class ExitCollection(Collection[ExitRow, ExitIn, ExitOut]):
             message, hint = f"no exit in {country} serves", f"read why: GET /api/v1/exits?country={country}"
             raise Problem(404, "no_exit_serves", message, errors=[FieldError("?country", message, hint, country)])
         return min(shown, key=_rank)
+
+
+def _declared_parent(
+    work: WriteContext, parent: Mapping[str, Any] | None, row: ExitRow | None = None
+) -> dict[str, Any]:
+    """Return the columns of a parent that an operator declares. Raises Problem (422)."""
+    if not work.allows_local_parents:
+        check_place(parent, row)
+    return parent_columns(parent, row)
 
 
 def _rank(shown: ExitOut) -> tuple[Any, ...]:
