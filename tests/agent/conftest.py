@@ -292,6 +292,7 @@ def make_settings(plane: Plane, tmp_path: Path) -> Callable[..., AgentSettings]:
     """A function that makes settings for a role, with some replaced."""
     token = tmp_path / "token"
     token.write_text(f"{TOKEN}\n")
+    token.chmod(0o600)
 
     def make(role: Role, **other: Any) -> AgentSettings:
         exit_ = ExitSettings(pool="us", address="192.0.2.3", port=8443) if role is Role.EXIT else None

@@ -103,7 +103,9 @@ async def test_exit_that_was_taken_over_needs_a_heartbeat_of_the_new_key(
 
     async def store(certificate: str) -> list:
         clock.advance(seconds=1)
-        beat = Heartbeat(newcomer.id, clock(), True, True, False, "", "1", certificate=thumbprint_of(certificate))
+        beat = Heartbeat(
+            newcomer.id, clock(), clock(), True, True, False, "", "1", certificate=thumbprint_of(certificate)
+        )
         async with database.session() as session:
             await heartbeats.store(session, [beat])
             return [each.exit_id for each in await exit_reports.find_moving(session, None, None)]

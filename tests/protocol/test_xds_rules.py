@@ -10,11 +10,13 @@ import grpc
 import pytest
 from envoy_data_plane.envoy.config.core.v3 import Node
 
+from model.connection_table import ConnectionLimits
 from model.entities import Pool
 from tests.protocol.stream_client import DELTA, IDENTITY, SOTW, StreamClient, StubScope, resource_of, version_of
 from xds.protocol.messages import Variant
 from xds.protocol.stream import XdsStream
 from xds.server.admission import Limits
+from xds.server.connection_guard import ConnectionGuard
 from xds.server.discovery_service import DiscoveryService
 from xds.server.publisher import Publisher
 from xds.snapshot.order import ADDITIONS, FULL_STATE
@@ -300,13 +302,17 @@ class StubStreamContext:
     def auth_context(self):
         return {"x509_subject_alternative_name": [IDENTITY.uri.encode()]}
 
+    def peer(self):
+        return "ipv4:192.0.2.1:50000"
+
     async def abort(self, status, message):
         raise ConnectionRefusedError(status, message)
 
 
 @pytest.mark.parametrize("method", ["StreamAggregatedResources", "DeltaAggregatedResources"], ids=["sotw", "delta"])
 async def test_rule_09_stream_is_refused_until_world_is_loaded(method):
-    service = DiscoveryService(SimpleNamespace(), Publisher(), SimpleNamespace(), Limits(), AsyncMock())
+    guard = ConnectionGuard(ConnectionLimits())
+    service = DiscoveryService(SimpleNamespace(), Publisher(), SimpleNamespace(), Limits(), AsyncMock(), guard)
     for handlers in service.handlers():
         call = SimpleNamespace(
             method=f"/envoy.service.discovery.v3.AggregatedDiscoveryService/{method}",
