@@ -31,6 +31,7 @@ LINK = re.compile(r"\[[^\]\[]*\]\(([^()\s]+)\)")
 CITATION = re.compile(r"docs/[\w./-]*\w(?:#[\w-]+)?")
 BARE_NUMBER = re.compile(r"[Dd]ecisions? (?:[Rr]ecords? )?\d+")
 PATHS_ARE_FILES = ("CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 PATH = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|toml|yml|yaml))`")
 """A file or folder in backticks."""
 
@@ -130,3 +131,10 @@ def test_settings_page_states_the_default(field):
         assert documented == "empty"
     else:
         assert documented == f"`{str(default).lower()}`"
+
+
+def test_threat_model_names_tests_that_exist():
+    named = TEST.findall((ROOT / "docs/threat-model.md").read_text())
+    assert len(named) > 30
+    missing = [(file, test) for file, test in named if f"def {test}(" not in (ROOT / file).read_text()]
+    assert missing == []
