@@ -44,7 +44,7 @@ from tests.e2e.config_checks import DeclaredConfig, DumpedConfig, differing, par
 from tests.e2e.fleet_changer import STABLE, FleetChanger, exit_row
 from tests.e2e.gateway_load import request
 from tests.e2e.stream_cutter import StreamCutter
-from tests.envoy.envoy_process import EnvoyUnderTest, envoy_process
+from tests.envoy.envoy_process import ADMIN, EnvoyUnderTest, envoy_process
 from tests.ports import reserved_port
 from xds.translate import names
 
@@ -205,9 +205,9 @@ class Site:
         return KeyPair(sign_request(self.authority, csr_pem, identity, datetime.now(UTC)), key_pem)
 
     def bootstrap(self, role: Role, proxy_id: UUID, ports: Sequence[int], *, relayed: bool = False) -> dict[str, Any]:
-        """Render the product's bootstrap for control planes at these ports."""
+        """Render the product's bootstrap for control planes at these ports, with its admin interface on a port."""
         xds = tuple(Endpoint("127.0.0.1", port) for port in ports)
-        return render(Bootstrap(role, proxy_id, self.fleet_id, xds, relayed=relayed))
+        return render(Bootstrap(role, proxy_id, self.fleet_id, xds, relayed=relayed)) | {"admin": ADMIN}
 
 
 @asynccontextmanager

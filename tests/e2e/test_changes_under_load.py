@@ -17,7 +17,7 @@ import pycountry
 import pytest
 import yaml
 
-from demo import http_client
+from demo.agents import query_admin
 from demo.processes import StopStage
 from tests.e2e.labs import with_lasting_database
 from tests.e2e.test_open_tunnels import downloading, is_still_moving
@@ -97,10 +97,10 @@ def with_delta(lab):
 def with_sotw(lab):
     """Run the gateway's Envoy without its agent, with state of the world."""
     (path,) = lab.gateway.state_dir.glob("bootstrap.*")
-    with envoy_without_agent(lab, use_state_of_the_world(yaml.safe_load(path.read_text()))) as admin_file:
-        lab.wait_for("Envoy to start", lambda: None if admin_file.exists() else "no admin interface yet")
+    with envoy_without_agent(lab, use_state_of_the_world(yaml.safe_load(path.read_text()))) as admin:
+        lab.wait_for("Envoy to start", lambda: None if admin.exists() else "no admin interface yet")
         lab.wait_until_serving()
-        yield lambda path: http_client.fetch(f"http://{admin_file.read_text()}{path}").body.decode()
+        yield partial(query_admin, admin.parent)
 
 
 @contextmanager

@@ -123,7 +123,7 @@ def test_rejected_listener_is_shown_and_the_accepted_one_stays(
     assert "Address already in use" in differing[0]["reason"]
 
     status = (*EXITPLANE, "status", "--api", lab.api_url)
-    environment = {"EXITPLANE_API_KEY_FILE": str(lab.api_key_file)}
+    environment = {"EXITPLANE_API_KEY_FILE": str(lab.api_key_file), "COLUMNS": "250"}
     output = lab.processes.run((*status, "--json"), environment=environment, timeout_s=BOUND_S)
     (change,) = json.loads(output)["changes"]
     assert (change["fleet"], change["resource_names"], change["released_to"]) == ("demo", "clients", "nobody")

@@ -17,6 +17,7 @@ from model.authority import create_authority
 from model.entities import Role
 from model.identity import XDS_SERVER_NAME, Identity
 from model.repositories import enrolment, heartbeats
+from tests.conftest import KEY_SETTING
 from tests.ports import reserved_port
 from tests.server.conftest import DELTA, certify
 
@@ -55,6 +56,7 @@ async def served(database_url, until, tmp_path):
     """Ports of API and xDS of a control plane that may open few descriptors."""
     with reserved_port() as api_port, reserved_port() as xds_port:
         settings = {
+            **KEY_SETTING,
             "EXITPLANE_DATABASE_URL": database_url,
             "EXITPLANE_API_LISTEN": f"127.0.0.1:{api_port}",
             "EXITPLANE_XDS_LISTEN": f"127.0.0.1:{xds_port}",
@@ -64,13 +66,15 @@ async def served(database_url, until, tmp_path):
         process = await asyncio.create_subprocess_exec("sh", "-c", program, sys.executable, env=os.environ | settings)
 
         async def ready():
+            assert process.returncode is None, "the control plane ended"
             return await ask(api_port) == 200
 
         try:
             await until(ready, timeout_s=240)
             yield api_port, xds_port
         finally:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                process.terminate()
             await process.wait()
 
 
