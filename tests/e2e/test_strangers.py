@@ -42,7 +42,6 @@ async def strangers(*ports):
             await asyncio.sleep(0.5)
 
     tasks = [asyncio.create_task(hold(port)) for port in ports for _ in range(STRANGERS // len(ports))]
-    await asyncio.sleep(5)  # the attack is on
     try:
         yield
     finally:
@@ -67,7 +66,7 @@ async def served(database_url, until, tmp_path):
 
         async def ready():
             assert process.returncode is None, "the control plane ended"
-            return await ask(api_port) == 200
+            return (await ask(api_port))[0] == 200
 
         try:
             await until(ready, timeout_s=240)
@@ -78,16 +77,22 @@ async def served(database_url, until, tmp_path):
             await process.wait()
 
 
-async def ask(port):
-    """Return the status of a request over a new connection; 0 without an answer within 5 s, an agent's time."""
+async def ask(port, path="/health/ready"):
+    """Return status and body of a request over a new connection; 0 without an answer within 5 s, an agent's time."""
     timeout = aiohttp.ClientTimeout(total=5)
     with suppress(OSError, aiohttp.ClientError):
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"http://127.0.0.1:{port}/health/ready") as reply,
+            session.get(f"http://127.0.0.1:{port}{path}") as reply,
         ):
-            return reply.status
-    return 0
+            return reply.status, await reply.json()
+    return 0, {}
+
+
+async def loses_strangers(api_port):
+    """Return whether both listeners have closed connections because there were too many."""
+    _, health = await ask(api_port, "/health")
+    return bool(health) and all(each["closed"] for each in health["connections"].values())
 
 
 async def stream_status(port, authority):
@@ -107,13 +112,23 @@ async def stream_status(port, authority):
         return await call.details()
 
 
-async def test_requests_and_streams_get_in_beside_strangers(served, database):
+async def test_requests_and_streams_get_in_beside_strangers(served, database, until):
     api_port, xds_port = served
     async with database.session() as session:
         authority = await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
-    async with strangers(api_port, xds_port):
-        assert [await ask(api_port) for _ in range(10)] == [200] * 10
-        assert "not known here yet" in await stream_status(xds_port, authority)
+
+    async def watermark():
         async with database.session() as session:
-            watermark = await heartbeats.ingest_watermark(session)
-        assert watermark is not None
+            return await heartbeats.ingest_watermark(session)
+
+    await until(watermark)
+    async with strangers(api_port, xds_port):
+        await until(lambda: loses_strangers(api_port))
+        before = await watermark()
+        assert [(await ask(api_port))[0] for _ in range(10)] == [200] * 10
+        assert "not known here yet" in await stream_status(xds_port, authority)
+
+        async def heartbeats_get_in():
+            return await watermark() > before
+
+        await until(heartbeats_get_in)
