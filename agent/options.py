@@ -134,6 +134,7 @@ def read_exit(role: Role, options: ExitOptions) -> ExitSettings | None:
     assert options.pool is not None
     assert options.address is not None
     assert options.port is not None
+    interface = _read_interface(options.tunnel_interface or (TUNNEL_INTERFACE if options.tunnel else None))
     servers, kill_switch = _read_tunnel(options)
     resolvers = tuple(_read_resolver(text) for text in options.dns or ())
     _check_resolvers(servers, resolvers)
@@ -144,7 +145,7 @@ def read_exit(role: Role, options: ExitOptions) -> ExitSettings | None:
         port=options.port,
         bind_address=check_address("--bind-address", options.bind_address),
         egress_address=check_address("--egress-address", options.egress_address),
-        tunnel_interface=_read_interface(options.tunnel_interface or (TUNNEL_INTERFACE if servers else None)),
+        tunnel_interface=interface,
         probe=_read_probe(options.probe),
         sources=tuple(read_url("--observe", text) for text in options.observe or ()),
         host_addresses=frozenset(read_address("--host-address", text) for text in options.host_address or ()),
@@ -188,10 +189,17 @@ def _read_tunnel(options: ExitOptions) -> tuple[tuple[TunnelServer, ...], bool]:
     if not options.tunnel:
         if options.tunnel_credentials is not None:
             raise BadSetting("--tunnel-credentials without --tunnel", hint="add --tunnel FILE")
-        if options.kill_switch and not (options.tunnel_interface and options.tunnel_endpoint):
-            what = "--kill-switch for a tunnel that somebody else brings up needs its interface and where it goes"
-            raise BadSetting(what, hint="add --tunnel-interface NAME and --tunnel-endpoint udp:HOST:PORT")
-        return (), bool(options.kill_switch)
+        # with a parent, Envoy dials that alone, and it may be outside the tunnel
+        by_default = options.tunnel_interface is not None and options.parent is None
+        kill_switch = by_default if options.kill_switch is None else options.kill_switch
+        if kill_switch and not (options.tunnel_interface and options.tunnel_endpoint):
+            what = "the kill switch for a tunnel that somebody else brings up needs its interface and where it goes"
+            hint = (
+                "add --tunnel-interface NAME and --tunnel-endpoint udp:HOST:PORT,"
+                " or --no-kill-switch to let traffic leave outside the tunnel"
+            )
+            raise BadSetting(what, hint=hint)
+        return (), kill_switch
     if options.tunnel_endpoint:
         raise BadSetting("--tunnel-endpoint with --tunnel", hint="leave it out: the file says where the tunnel goes")
     if options.egress_address is not None:

@@ -42,7 +42,7 @@ from agent.envoy.supervisor import EnvoyCommand, EnvoySupervisor, find_envoy
 from agent.gluetun.client import GluetunClient
 from agent.gluetun.server_change import rotate as rotate_gluetun
 from agent.net.netlink import count_network_changes
-from agent.net.packet_marks import BYPASS_MARK
+from agent.net.packet_marks import BYPASS_MARK, CLIENT_MARK
 from agent.rotation import RequestDrain, Rotation, TunnelRotation
 from agent.vpn.managed_tunnel import ManagedTunnel
 from agent.vpn.tunnel_health import PERIOD_S, HealthProbe, TunnelMonitor, probes_of
@@ -258,6 +258,7 @@ class _Agent:
     async def _render_bootstrap(self, enrolment: Enrolment) -> str:
         connections_max = limit_connections(read_descriptor_limit())
         xds, otlp = enrolment.xds, self._settings.otlp or UNUSED_COLLECTOR
+        exit_ = self._settings.exit
         if self._tunnel is not None and self._resolvers:
             xds, otlp = (
                 await self._tunnel.kill_switch.resolve_endpoint(xds),
@@ -272,6 +273,8 @@ class _Agent:
             max_downstream_connections=self._settings.max_downstream_connections or connections_max,
             resolvers=self._resolvers,
             mark=BYPASS_MARK if self._settings.kill_switch else None,
+            interface=exit_.bound_interface if exit_ else None,
+            client_mark=CLIENT_MARK if exit_ and exit_.marks_clients else None,
         )
         return json.dumps(render(bootstrap), indent=2)
 

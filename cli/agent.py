@@ -214,7 +214,7 @@ def agent(
         typer.Option(
             "--kill-switch/--no-kill-switch",
             help="Drop all packets that leave this network namespace outside the tunnel (nftables), also after the agent's end;"
-            " on by default with --tunnel.",
+            " on by default with --tunnel or --tunnel-interface, unless there is a --parent.",
             envvar="EXITPLANE_AGENT_KILL_SWITCH",
             rich_help_panel=_EXIT,
         ),

@@ -159,7 +159,12 @@ def exit_arguments(
     The internet at `probe` serves geolocation and speed tests. The resolver is checked only with a tunnel, because a plain
     process uses the resolvers of this host.
     """
-    outward = ("--tunnel-interface", site.tunnel) if site.tunnel else ("--egress-address", str(site.egress_address))
+    # no kill switch, because the demo and its tests show how traffic outside a tunnel is detected
+    outward = (
+        ("--tunnel-interface", site.tunnel, "--no-kill-switch")
+        if site.tunnel
+        else ("--egress-address", str(site.egress_address))
+    )
     return (
         *("--role", "exit", "--api", api_url, "--token-file", str(token_file), "--pool", site.country),
         *("--address", str(site.address), "--port", str(site.port), "--bind-address", str(site.address)),

@@ -46,7 +46,7 @@ def judge(report: ExitReport, ingest: IngestWindow, thresholds: HealthThresholds
     """Return the verdict that moves an exit to another state; None when it keeps its state.
 
     An exit comes up again only on a heartbeat that is newer than its present state. It is healthy only if its traffic comes
-    out in its pool's country; an exit without an observation is believed (docs/architecture.md#fail-closed).
+    out in its pool's country; without an observation, only if its pool allows it (docs/architecture.md#fail-closed).
     """
     verdict = _verdict(report, ingest, thresholds)
     if verdict is None or not may_move(report.state, verdict.state, heartbeat_is_new=report.is_new):
@@ -110,6 +110,10 @@ def _reason(
             return _silent(silence) if silence > thresholds.unreachable_after else None
         case ExitCondition.LEAKS:
             return leak or None
+        case ExitCondition.NOT_OBSERVED:
+            if seen is not None or report.allow_unverified:
+                return None
+            return "its agent observes nothing: start it with --observe, or set allow_unverified of its pool"
         case ExitCondition.COUNTRY_UNKNOWN:
             if seen is None or seen.get("country") is not None:
                 return None

@@ -22,6 +22,8 @@ class ExitState(StrEnum):
     """Serves after the healthy ones: it is slow or full, or sources disagree about its country."""
     VERIFYING = "verifying"
     """Up, but not (or no longer) observed to come out in its pool's country."""
+    UNVERIFIED = "unverified"
+    """Up, but its agent observes nothing, and its pool does not allow that."""
     LEAKING = "leaking"
     """Its traffic was observed outside its tunnel."""
     UNREACHABLE = "unreachable"
@@ -38,7 +40,7 @@ SERVING: Final = frozenset({ExitState.HEALTHY, ExitState.DEGRADED})
 """States in which clients are sent to an exit."""
 TAKEN_OUT: Final = frozenset({ExitState.DRAINING, ExitState.DISABLED})
 """States that an operator or a traffic cap put an exit into. No heartbeat moves it out of them."""
-_UP: Final = SERVING | {ExitState.VERIFYING, ExitState.LEAKING}
+_UP: Final = SERVING | {ExitState.VERIFYING, ExitState.UNVERIFIED, ExitState.LEAKING}
 """States of an exit whose tunnel and Envoy are up."""
 
 
@@ -54,6 +56,8 @@ class ExitCondition(Enum):
     SILENT = auto()
     """Silent for longer than the heartbeat timeout."""
     LEAKS = auto()
+    NOT_OBSERVED = auto()
+    """Its agent observes nothing, and its pool does not have `allow_unverified`."""
     COUNTRY_UNKNOWN = auto()
     WRONG_COUNTRY = auto()
     SOURCES_DISAGREE = auto()
@@ -71,6 +75,7 @@ STATE_BY_CONDITION: Final[Mapping[ExitCondition, ExitState]] = MappingProxyType(
         ExitCondition.TUNNEL_DOWN: ExitState.UNREACHABLE,
         ExitCondition.SILENT: ExitState.UNREACHABLE,
         ExitCondition.LEAKS: ExitState.LEAKING,
+        ExitCondition.NOT_OBSERVED: ExitState.UNVERIFIED,
         ExitCondition.COUNTRY_UNKNOWN: ExitState.VERIFYING,
         ExitCondition.WRONG_COUNTRY: ExitState.VERIFYING,
         ExitCondition.SOURCES_DISAGREE: ExitState.DEGRADED,
@@ -84,6 +89,7 @@ NEEDS_NEW_HEARTBEAT: Final[Mapping[ExitState, frozenset[ExitState]]] = MappingPr
     {
         ExitState.REGISTERING: _UP,
         ExitState.VERIFYING: _UP,
+        ExitState.UNVERIFIED: _UP,
         ExitState.LEAKING: _UP,
         ExitState.UNREACHABLE: _UP,
         ExitState.LOST: _UP | {ExitState.UNREACHABLE},

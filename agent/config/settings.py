@@ -109,6 +109,16 @@ class ExitSettings:
     kill_switch: bool = False
     tunnel_endpoints: tuple[tuple[Endpoint, str], ...] = ()
 
+    @property
+    def bound_interface(self) -> str | None:
+        """The interface that Envoy's connections to targets are bound to; None: routes or the parent lead them into the tunnel."""
+        return None if self.servers or self.parent else self.tunnel_interface
+
+    @property
+    def marks_clients(self) -> bool:
+        """True if connections to targets carry CLIENT_MARK. A parent may be on the exit's own host, which that forbids."""
+        return self.kill_switch and self.parent is None
+
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:

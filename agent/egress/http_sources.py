@@ -99,7 +99,7 @@ def build_tunnel_path(exit_: ExitSettings) -> EgressPath:
 
 
 def build_client_path(exit_: ExitSettings, family: int = socket.AF_INET) -> EgressPath:
-    """Build the path of clients' traffic, which the kernel's routes choose: the exit's Envoy binds to no interface."""
+    """Build the path that clients' traffic takes by the kernel's routes, whether or not Envoy's sockets are bound to the tunnel."""
     if exit_.parent is not None:
         return EgressPath(parent=exit_.parent)
     address = exit_.egress_address if family == build_tunnel_path(exit_).family else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files as resources
@@ -28,6 +29,7 @@ DIRECT_S: Final = 120
 """The maximum duration of a stream that bypasses the agent, so that Envoy returns to an agent that was restarted."""
 
 _DNS_PORT: Final = 53
+_AGENT_CLUSTER: Final = "agent"
 _MARKED_CLUSTERS: Final = ("xds", "otel-collector")
 _TEMPLATE: Final = resources("xds") / "envoy" / "bootstrap.yaml"
 
@@ -43,6 +45,9 @@ class Bootstrap:
     `xds` are the control planes, which Envoy tries in turn. `otlp` is the collector of traces (OTLP over gRPC). With `relayed` Envoy
     tries the agent before the control planes (docs/decisions/0009-the-agent-relays.md). `resolvers` (IP addresses) replace those of
     /etc/resolv.conf. `mark` is the SO_MARK of packets to control plane and collector, for a kill switch that lets out no others.
+
+    Connections of clusters that xDS brings are bound to `interface` (SO_BINDTODEVICE) and carry `client_mark` (SO_MARK). They fail
+    while the interface is missing.
     """
 
     role: Role
@@ -54,6 +59,8 @@ class Bootstrap:
     relayed: bool = True
     resolvers: tuple[str, ...] = ()
     mark: int | None = None
+    interface: str | None = None
+    client_mark: int | None = None
 
 
 def limit_connections(descriptors: int) -> int:
@@ -90,21 +97,36 @@ def render(bootstrap: Bootstrap) -> dict[str, Any]:
     rendered: dict[str, Any] = fill(yaml.safe_load(_TEMPLATE.read_text()), values)
     if bootstrap.resolvers:
         rendered["typed_dns_resolver_config"] = _build_resolver_config(bootstrap.resolvers)
-    if bootstrap.mark is not None:
-        for cluster in rendered["static_resources"]["clusters"]:
-            if cluster["name"] in _MARKED_CLUSTERS:
-                cluster["upstream_bind_config"] = {"socket_options": [_build_mark_option(bootstrap.mark)]}
+    _add_socket_options(rendered, bootstrap)
     return rendered
 
 
-def _build_mark_option(number: int) -> dict[str, Any]:
-    return {
-        "level": socket.SOL_SOCKET,
-        "name": socket.SO_MARK,
-        "int_value": number,
-        "state": "STATE_PREBIND",
-        "description": "SO_MARK",
-    }
+def _add_socket_options(rendered: dict[str, Any], bootstrap: Bootstrap) -> None:
+    """Add options for the sockets of all clusters, and others for those of the bootstrap's own clusters.
+
+    A cluster's own options replace the manager's (envoy.config.bootstrap.v3.ClusterManager), a source address alone does not.
+    """
+    interface, mark, client_mark = bootstrap.interface, bootstrap.mark, bootstrap.client_mark
+    to_targets = [] if client_mark is None else [_build_option(socket.SO_MARK, int_value=client_mark)]
+    if interface is not None:
+        to_targets.append(_build_device_option(interface))
+    if to_targets:
+        rendered["cluster_manager"] = {"upstream_bind_config": {"socket_options": to_targets}}
+    to_control = None if mark is None else _build_option(socket.SO_MARK, int_value=mark)
+    for cluster in rendered["static_resources"]["clusters"]:
+        if to_control is not None and cluster["name"] in _MARKED_CLUSTERS:
+            cluster["upstream_bind_config"] = {"socket_options": [to_control]}
+        elif to_targets and cluster["name"] in (*_MARKED_CLUSTERS, _AGENT_CLUSTER):
+            cluster["upstream_bind_config"] = {"socket_options": [_build_device_option("")]}
+
+
+def _build_device_option(interface: str) -> dict[str, Any]:
+    """Build the option that binds a socket to an interface; the empty name leaves it unbound, and needs no rights."""
+    return _build_option(socket.SO_BINDTODEVICE, buf_value=b64encode(interface.encode()).decode())
+
+
+def _build_option(name: int, **value: Any) -> dict[str, Any]:
+    return {"level": socket.SOL_SOCKET, "name": name, **value, "state": "STATE_PREBIND"}
 
 
 def _build_resolver_config(addresses: tuple[str, ...]) -> dict[str, Any]:

@@ -25,21 +25,30 @@ def require_for(exit_: ExitSettings) -> None:
     for driver in drivers:
         programs.update(driver.programs)
         capabilities |= driver.capabilities
-    require(programs, capabilities)
+    # a tunnel that somebody else brings up needs neither rights nor programs, only its kill switch does
+    require(programs, capabilities, otherwise="" if drivers else ", or with --no-kill-switch and possible leaks")
 
 
-def require(programs: Mapping[str, str], capabilities: Iterable[Capability] = (Capability.NET_ADMIN,)) -> None:
-    """Check this process's capabilities, and programs by their Debian packages. Raises NotEquipped for one that is missing."""
+def require(
+    programs: Mapping[str, str],
+    capabilities: Iterable[Capability] = (Capability.NET_ADMIN,),
+    *,
+    otherwise: str = "",
+) -> None:
+    """Check this process's capabilities, and programs by their Debian packages. Raises NotEquipped for one that is missing.
+
+    `otherwise` ends the hint with another way to start.
+    """
     status = _STATUS.read_text()
     for capability in capabilities:
         if not has_capability(status, capability):
             raise NotEquipped(
                 f"the agent may not change the network (it lacks CAP_{capability.name})",
-                hint=f"run it as root, or its container with --cap-add {capability.name}",
+                hint=f"run it as root, or its container with --cap-add {capability.name}{otherwise}",
             )
     for program, package in programs.items():
         if shutil.which(program) is None:
-            raise NotEquipped(f"{program} is not installed", hint=f"install {package}")
+            raise NotEquipped(f"{program} is not installed", hint=f"install {package}{otherwise}")
 
 
 def has_capability(status: str, capability: Capability) -> bool:

@@ -60,6 +60,8 @@ class ExitReport:
     """The number of requests that it should carry at once; None: no limit."""
     reason: str = ""
     """The stored reason for its state."""
+    allow_unverified: bool = True
+    """Its pool's."""
 
     @property
     def is_new(self) -> bool:
@@ -95,8 +97,9 @@ async def _read(session: AsyncSession, query: Select[Any], **times: datetime | N
             read_resilience(resilience),
             capacity,
             reason,
+            allow_unverified,
         )
-        for exit_id, state, since, reason, country, resilience, capacity, *heartbeat in rows
+        for exit_id, state, since, reason, country, resilience, allow_unverified, capacity, *heartbeat in rows
     ]
 
 
@@ -114,7 +117,13 @@ def _moving() -> Select[Any]:
 
 @cache
 def _unwell() -> Select[Any]:
-    unwell = (ExitState.DEGRADED, ExitState.VERIFYING, ExitState.LEAKING, ExitState.UNREACHABLE)
+    unwell = (
+        ExitState.DEGRADED,
+        ExitState.VERIFYING,
+        ExitState.UNVERIFIED,
+        ExitState.LEAKING,
+        ExitState.UNREACHABLE,
+    )
     return _reports().where(and_(col(ExitRow.state).in_(unwell), _is_new()))
 
 
@@ -126,6 +135,7 @@ def _reports() -> Select[Any]:
         col(ExitRow.state_reason),
         col(PoolRow.country),
         col(PoolRow.resilience),
+        col(PoolRow.allow_unverified),
         col(ExitRow.capacity),
     )
     heartbeat_columns = [HeartbeatRow.__table__.c[each.name] for each in fields(Heartbeat)]  # type: ignore[attr-defined]
@@ -153,6 +163,7 @@ def _conditions() -> Mapping[ExitCondition, ColumnElement[bool]]:
         ExitCondition.TUNNEL_DOWN: not_(col(HeartbeatRow.tunnel_up)),
         ExitCondition.SILENT: heard_at < bindparam("unreachable_before", type_=heard_at.type),
         ExitCondition.LEAKS: leak != "",
+        ExitCondition.NOT_OBSERVED: and_(seen.is_(None), not_(col(PoolRow.allow_unverified))),
         ExitCondition.COUNTRY_UNKNOWN: and_(seen.is_not(None), country.is_(None)),
         ExitCondition.WRONG_COUNTRY: country != col(PoolRow.country),
         ExitCondition.SOURCES_DISAGREE: seen["conflict"].astext != "",

@@ -81,6 +81,8 @@ class PoolRow(SQLModel, table=True):
     """Empty: the pool serves the whole country."""
     only_by_name: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     """The pool is not chosen by country or city, only by its name or by a route."""
+    allow_unverified: bool = Field(default=True, sa_column_kwargs={"server_default": text("true")})
+    """Exits are offered whose agents observe nothing. The API declares pools without it; older versions declare them with it."""
     balancing: dict[str, Any] = Field(default_factory=dict, sa_column=json_object())
     """Fields that differ from the defaults of `model.entities.Balancing`."""
     resilience: dict[str, Any] = Field(default_factory=dict, sa_column=json_object())

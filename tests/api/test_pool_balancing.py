@@ -63,6 +63,13 @@ def test_api_and_world_have_same_defaults_and_policies():
     assert set(get_args(literal)) == set(WeighBy)
 
 
+async def test_new_pool_does_not_offer_unverified_exits(demo):
+    created = await demo("POST", "/api/v1/pools", POOL)
+    assert created.json["allow_unverified"] is False
+    changed = await demo("PATCH", "/api/v1/pools/de", {"allow_unverified": True})
+    assert (changed.status, changed.json["allow_unverified"]) == (200, True)
+
+
 async def test_pool_shows_defaults_in_full(demo):
     shown = (await demo("GET", "/api/v1/pools/us")).json
     assert (shown["balancing"], shown["resilience"]) == (DEFAULT_BALANCING, DEFAULT_RESILIENCE)

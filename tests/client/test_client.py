@@ -364,6 +364,7 @@ POOL_OUT = {
     "country": "us",
     "city": None,
     "only_by_name": False,
+    "allow_unverified": False,
     "balancing": {},
     "resilience": {},
     "containers": None,

@@ -140,7 +140,7 @@ def until(until):
 async def test_containers_are_created_replaced_scaled_and_removed(testbed, until):
     api = testbed.api
     pool = await api.pools.create(
-        PoolIn(name="us", fleet="demo", country="us", containers=testbed.container_settings())
+        PoolIn(name="us", fleet="demo", country="us", allow_unverified=True, containers=testbed.container_settings())
     )
     first = await until(lambda: testbed.serving(2))
 

@@ -10,13 +10,13 @@ import pytest
 
 from keeper.exit_health import HealthThresholds, judge, updated_reason
 from keeper.ingest_window import IngestWindow
-from model.exit_states import ExitState
+from model.exit_states import TAKEN_OUT, ExitState
 from model.repositories.exit_reports import ExitReport
 from model.repositories.heartbeats import Heartbeat
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 THRESHOLDS = HealthThresholds(unreachable_after=timedelta(seconds=30), lost_after=timedelta(seconds=300))
-REGISTERING, HEALTHY, DEGRADED, VERIFYING, LEAKING, UNREACHABLE, LOST, DRAINING, DISABLED = ExitState
+REGISTERING, HEALTHY, DEGRADED, VERIFYING, UNVERIFIED, LEAKING, UNREACHABLE, LOST, DRAINING, DISABLED = ExitState
 
 GOOD = {"tunnel_up": True, "envoy_up": True, "stopping": False, "reason": "", "version": "1"}
 TUNNEL_DOWN = GOOD | {"tunnel_up": False, "reason": "no handshake for 180 s"}
@@ -56,10 +56,11 @@ HEARTBEATS = {
 }
 STAYS = None
 NEXT_STATES = {
-    "nothing yet": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
-    "all is well": (HEALTHY, STAYS, HEALTHY, HEALTHY, HEALTHY, HEALTHY, HEALTHY, STAYS, STAYS),
-    "all was well before": (STAYS, STAYS, HEALTHY, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "nothing yet": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "all is well": (HEALTHY, STAYS, HEALTHY, HEALTHY, HEALTHY, HEALTHY, HEALTHY, HEALTHY, STAYS, STAYS),
+    "all was well before": (STAYS, STAYS, HEALTHY, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
     "the tunnel is down": (
+        UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
@@ -76,6 +77,7 @@ NEXT_STATES = {
         UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
+        UNREACHABLE,
         STAYS,
         STAYS,
         STAYS,
@@ -87,31 +89,66 @@ NEXT_STATES = {
         UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
+        UNREACHABLE,
         STAYS,
         UNREACHABLE,
         STAYS,
         STAYS,
     ),
-    "it leaves": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
-    "silence": (UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, UNREACHABLE, STAYS, UNREACHABLE, STAYS, STAYS),
+    "it leaves": (
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        STAYS,
+        UNREACHABLE,
+        STAYS,
+        STAYS,
+    ),
+    "silence": (
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        UNREACHABLE,
+        STAYS,
+        UNREACHABLE,
+        STAYS,
+        STAYS,
+    ),
     "silence from before": (
         UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
+        UNREACHABLE,
         STAYS,
         STAYS,
         STAYS,
         STAYS,
     ),
-    "long silence": (LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
-    "long silence after a complaint": (LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
-    "long silence after it left": (LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
-    "long silence from before": (LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
-    "it comes out at home": (HEALTHY, STAYS, HEALTHY, HEALTHY, HEALTHY, HEALTHY, HEALTHY, STAYS, STAYS),
-    "it comes out abroad": (VERIFYING, VERIFYING, VERIFYING, STAYS, VERIFYING, VERIFYING, VERIFYING, STAYS, STAYS),
-    "it came out abroad before": (STAYS, VERIFYING, VERIFYING, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "long silence": (LOST, LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence after a complaint": (LOST, LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence after it left": (LOST, LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "long silence from before": (LOST, LOST, LOST, LOST, LOST, LOST, LOST, STAYS, STAYS, STAYS),
+    "it comes out at home": (HEALTHY, STAYS, HEALTHY, HEALTHY, HEALTHY, HEALTHY, HEALTHY, HEALTHY, STAYS, STAYS),
+    "it comes out abroad": (
+        VERIFYING,
+        VERIFYING,
+        VERIFYING,
+        STAYS,
+        VERIFYING,
+        VERIFYING,
+        VERIFYING,
+        VERIFYING,
+        STAYS,
+        STAYS,
+    ),
+    "it came out abroad before": (STAYS, VERIFYING, VERIFYING, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
     "nobody knows where it comes out": (
         VERIFYING,
         VERIFYING,
@@ -120,24 +157,37 @@ NEXT_STATES = {
         VERIFYING,
         VERIFYING,
         VERIFYING,
+        VERIFYING,
         STAYS,
         STAYS,
     ),
-    "it leaks": (LEAKING, LEAKING, LEAKING, LEAKING, STAYS, LEAKING, LEAKING, STAYS, STAYS),
-    "it leaks and has ended its Envoy": (LEAKING, LEAKING, LEAKING, LEAKING, STAYS, LEAKING, LEAKING, STAYS, STAYS),
-    "it leaked before": (STAYS, LEAKING, LEAKING, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "it leaks": (LEAKING, LEAKING, LEAKING, LEAKING, LEAKING, STAYS, LEAKING, LEAKING, STAYS, STAYS),
+    "it leaks and has ended its Envoy": (
+        LEAKING,
+        LEAKING,
+        LEAKING,
+        LEAKING,
+        LEAKING,
+        STAYS,
+        LEAKING,
+        LEAKING,
+        STAYS,
+        STAYS,
+    ),
+    "it leaked before": (STAYS, LEAKING, LEAKING, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
     "it leaks and its tunnel is down": (
         UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
         UNREACHABLE,
+        UNREACHABLE,
         STAYS,
         UNREACHABLE,
         STAYS,
         STAYS,
     ),
-    "its sources disagree": (DEGRADED, DEGRADED, STAYS, DEGRADED, DEGRADED, DEGRADED, DEGRADED, STAYS, STAYS),
+    "its sources disagree": (DEGRADED, DEGRADED, STAYS, DEGRADED, DEGRADED, DEGRADED, DEGRADED, DEGRADED, STAYS, STAYS),
 }
 
 
@@ -166,6 +216,17 @@ def test_next_state_follows_from_state_and_heartbeat(state, heard):
     assert (verdict and verdict.state) == NEXT_STATES[heard][list(ExitState).index(state)]
 
 
+@pytest.mark.parametrize("state", sorted({*ExitState} - {UNVERIFIED, *TAKEN_OUT}))
+def test_exit_that_nothing_verifies_is_not_offered(state):
+    strict = replace(report(state, "all is well"), allow_unverified=False)
+    verdict = judge(strict, window_of(3600), THRESHOLDS)
+    assert (verdict.state, verdict.reason.partition(":")[0]) == (UNVERIFIED, "its agent observes nothing")
+    observed = replace(report(state, "it comes out at home"), allow_unverified=False)
+    assert judge(observed, window_of(3600), THRESHOLDS) == judge(
+        report(state, "it comes out at home"), window_of(3600), THRESHOLDS
+    )
+
+
 @pytest.mark.parametrize("heard", NEXT_STATES)
 @pytest.mark.parametrize("state", ExitState)
 def test_silence_without_ingest_moves_no_exit(state, heard):
@@ -175,7 +236,7 @@ def test_silence_without_ingest_moves_no_exit(state, heard):
     assert verdict is None or "silent" not in verdict.reason
     if "silence" in heard and "complaint" not in heard and "left" not in heard:
         assert verdict is None or verdict.state is HEALTHY
-        assert verdict is None or state in (REGISTERING, DEGRADED, VERIFYING, LEAKING, UNREACHABLE, LOST)
+        assert verdict is None or state in (REGISTERING, DEGRADED, VERIFYING, UNVERIFIED, LEAKING, UNREACHABLE, LOST)
 
 
 @pytest.mark.parametrize(

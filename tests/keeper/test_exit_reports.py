@@ -84,7 +84,9 @@ async def keep(session, harness, reports):
     for table in (HeartbeatRow, ExitRow, ProxyRow):
         await session.execute(delete(table))
     pool = harness.pool
-    await session.execute(update(PoolRow).values(resilience={"degraded_above_ms": RESILIENCE.degraded_above_ms}))
+    stored = {"degraded_above_ms": RESILIENCE.degraded_above_ms}
+    allow = all(each.allow_unverified for each in reports)
+    await session.execute(update(PoolRow).values(resilience=stored, allow_unverified=allow))
     proxies, exits = [], []
     for each in reports:
         named = {"id": each.exit_id, "name": str(each.exit_id), "created_at": NOW}
@@ -110,9 +112,10 @@ async def keep(session, harness, reports):
 @settings(
     max_examples=scaled(25), deadline=None, print_blob=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.lists(reports(), min_size=10, max_size=30).map(numbered), st.none() | TIMES)
-async def test_exit_is_read_if_and_only_if_it_moves(harness, drawn, window_since):
+@given(st.lists(reports(), min_size=10, max_size=30).map(numbered), st.none() | TIMES, st.booleans())
+async def test_exit_is_read_if_and_only_if_it_moves(harness, drawn, window_since, allow_unverified):
     """If: otherwise an exit would keep a wrong state. Only if: otherwise each run would read all exits."""
+    drawn = [replace(each, allow_unverified=allow_unverified) for each in drawn]
     window = IngestWindow()
     window.since, window.until = window_since, NOW
     async with harness.database.session() as session:

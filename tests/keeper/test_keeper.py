@@ -466,6 +466,16 @@ async def send_heartbeat_and_run(harness, exit_id, **said):
     return await harness.row(exit_id)
 
 
+async def test_unverified_exit_is_offered_once_its_pool_allows_it(harness, clock):
+    one, told = await harness.declare(), []
+    for allowed in (False, True, False):
+        async with harness.database.session() as session:
+            await session.execute(update(PoolRow).values(allow_unverified=allowed))
+        clock.advance(seconds=5)
+        told.append((await send_heartbeat_and_run(harness, one)).state)
+    assert told == [ExitState.UNVERIFIED, ExitState.HEALTHY, ExitState.UNVERIFIED]
+
+
 async def test_disagreeing_sources_degrade_an_exit(harness):
     one = await harness.declare()
     row = await send_heartbeat_and_run(harness, one, observation={**GOOD, "conflict": "a sees fr"})

@@ -211,6 +211,8 @@ async def test_rows_of_the_previous_version_are_complete_for_this_one(empty):
     connection = await empty.connect()
     for statement in INSERTS_OF_0003:
         await connection.execute(statement)
+    # an upgrade takes no exit out of a pool
+    assert await connection.fetchval("SELECT allow_unverified FROM pool")
     await connection.close()
     world = await worlds.load(empty)
     (listener,) = world.listeners.values()

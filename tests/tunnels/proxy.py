@@ -28,10 +28,10 @@ COLLECTOR = "/collector"
 _FILTERS = "type.googleapis.com/envoy.extensions.filters"
 
 
-def bootstrap(**more):
+def bootstrap(egress_address: str | None = None, **more):
     """Return an exit's bootstrap with two clusters and a listener in place of ADS."""
     made = render(Bootstrap(Role.EXIT, UUID(int=1), UUID(int=2), (Endpoint("127.0.0.1", 1),), **more))
-    targets = as_json(names.CLUSTER, encode(define_exit_targets()))
+    targets = as_json(names.CLUSTER, encode(define_exit_targets(egress_address)))
     (collector,) = (each for each in made["static_resources"]["clusters"] if each["name"] == "otel-collector")
     cache = targets["cluster_type"]["typed_config"]["dns_cache_config"]
     routes = [

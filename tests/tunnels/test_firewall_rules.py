@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from agent.config.settings import ExitSettings
 from agent.vpn.driver import Capability
 from agent.vpn.errors import NotEquipped
 from agent.vpn.firewall.nftables import compare
 from agent.vpn.firewall.rules import AllowedPeer, AllowedTraffic, output_rules, render
-from agent.vpn.requirements import NFT, has_capability, require
+from agent.vpn.requirements import NFT, has_capability, require, require_for
 
 OPENINGS = AllowedTraffic(
     interfaces=("ep0", "ep0-b"),
@@ -25,9 +26,9 @@ def test_rules_accept_allowed_traffic_alone():
         "table inet exitplane {",
         "  chain output {",
         "    type filter hook output priority 0; policy drop;",
+        '    meta mark 0x4553 oifname != { "ep0", "ep0-b" } drop',
         '    oifname "lo" accept',
-        '    oifname "ep0" accept',
-        '    oifname "ep0-b" accept',
+        '    oifname { "ep0", "ep0-b" } accept',
         "    ip daddr 192.0.2.1 udp dport 51820 meta mark 0x4550 accept",
         "    ip6 daddr 2001:db8::1 tcp dport 443 meta mark 0x4550 accept",
         "    ip daddr 10.0.0.9 tcp dport 8000 meta mark 0x4550 accept",
@@ -43,7 +44,9 @@ def test_rules_accept_allowed_traffic_alone():
 
 def test_only_agent_packets_need_mark_with_tunnel_of_somebody_else():
     rules = output_rules(AllowedTraffic(("wg0",), 1, OPENINGS.provider, OPENINGS.control, marked=False))
-    assert [rule for rule in rules if "mark" in rule] == ["ip daddr 10.0.0.9 tcp dport 8000 meta mark 0x4550 accept"]
+    assert [rule for rule in rules if "mark 0x4550" in rule] == [
+        "ip daddr 10.0.0.9 tcp dport 8000 meta mark 0x4550 accept"
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "*", 'a" accept; "', "a b", "a\nb", "a/b"])
@@ -85,6 +88,13 @@ def test_missing_capability_is_named_with_hint(monkeypatch, tmp_path):
     with pytest.raises(NotEquipped, match=r"lacks CAP_NET_ADMIN.*--cap-add NET_ADMIN"):
         require({})
     assert has_capability("CapEff:\t00000000a80435fb\n", Capability.NET_ADMIN)
+
+
+def test_exit_without_rights_may_name_absence_of_kill_switch(monkeypatch):
+    monkeypatch.setattr("agent.vpn.requirements.has_capability", lambda *_: False)
+    exit_ = ExitSettings("us", "192.0.2.3", 8443, tunnel_interface="wg0", kill_switch=True)
+    with pytest.raises(NotEquipped, match=r"--cap-add NET_ADMIN, or with --no-kill-switch"):
+        require_for(exit_)
 
 
 def test_missing_program_is_named_with_package(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -285,12 +286,15 @@ async def test_kill_switch_outlives_agent_and_opens_on_demand(
 
 @pytest.mark.slow
 async def test_kill_switch_closes_around_tunnel_of_somebody_else(
-    plane, wireguard, processes, internet, start_agent, load, capture, until
+    plane, wireguard, processes, internet, start_agent, load, capture, until, tmp_path
 ):
     providers.connect(wireguard, processes)
-    start_agent([], "--kill-switch", "--tunnel-endpoint", f"udp:{lab.NET_ADDRESS}:{providers.WG_PORT}")
+    start_agent([], "--tunnel-endpoint", f"udp:{lab.NET_ADDRESS}:{providers.WG_PORT}")
     await until(lambda: plane.said(tunnel="up"))
     assert is_closed()
+    bootstrap = json.loads((tmp_path / "agent" / "bootstrap.json").read_text())
+    options = bootstrap["cluster_manager"]["upstream_bind_config"]["socket_options"]
+    assert [each["name"] for each in options] == [socket.SO_MARK, socket.SO_BINDTODEVICE]
     capture.take().clear()
     # packets of this tunnel carry no mark, so other processes may send to its server too
     load.begin(wireguard.server, to_provider=False)

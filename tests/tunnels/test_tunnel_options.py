@@ -73,7 +73,29 @@ def test_kill_switch_is_allowed_for_tunnel_of_somebody_else(read):
     exit_ = read("--tunnel-interface", "wg0", "--kill-switch", "--tunnel-endpoint", "udp:192.0.2.1:51820")
     assert exit_.kill_switch
     assert [(str(place), protocol) for place, protocol in exit_.tunnel_endpoints] == [("192.0.2.1:51820", "udp")]
-    assert not read("--tunnel-interface", "wg0").kill_switch
+
+
+def test_named_interface_implies_kill_switch(read):
+    assert read("--tunnel-interface", "wg0", "--tunnel-endpoint", "udp:192.0.2.1:51820").kill_switch
+    assert not read("--tunnel-interface", "wg0", "--no-kill-switch").kill_switch
+    # the exit's Envoy dials its parent alone, which may be outside the tunnel
+    assert not read("--tunnel-interface", "wg0", "--parent", "127.0.0.1:8888").kill_switch
+    assert not read().kill_switch
+
+
+def test_connections_are_bound_to_named_interface_alone(read):
+    somebody_elses = ("--tunnel-interface", "wg0", "--no-kill-switch")
+    assert read(*somebody_elses).bound_interface == "wg0"
+    assert read(*somebody_elses, "--parent", "127.0.0.1:8888").bound_interface is None
+    # two interfaces take turns, and rules of the namespace lead there
+    assert read("--tunnel", "wg.conf").bound_interface is None
+
+
+def test_behind_kill_switch_connections_to_targets_are_marked(read):
+    assert read("--tunnel", "wg.conf").marks_clients
+    assert not read("--tunnel", "wg.conf", "--no-kill-switch").marks_clients
+    # a parent may be on the exit's own host
+    assert not read("--tunnel", "wg.conf", "--parent", "127.0.0.1:8888").marks_clients
 
 
 @pytest.mark.parametrize(
@@ -88,6 +110,7 @@ def test_kill_switch_is_allowed_for_tunnel_of_somebody_else(read):
         (["--tunnel-credentials", "wg.conf"], "--tunnel-credentials without --tunnel; add --tunnel FILE"),
         (["--kill-switch"], "needs its interface and where it goes; add --tunnel-interface"),
         (["--kill-switch", "--tunnel-interface", "wg0"], "needs its interface and where it goes"),
+        (["--tunnel-interface", "wg0"], "where it goes; .*, or --no-kill-switch to let traffic leave outside"),
         (["--tunnel-endpoint", "192.0.2.1:1"], "names neither udp nor tcp; write udp:HOST:PORT"),
         (["--tunnel", "wg.conf", "--tunnel-interface", "x" * 16], "is no interface's name"),
     ],

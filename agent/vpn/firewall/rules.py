@@ -1,5 +1,7 @@
 """The rules of the kill switch: everything may leave through the tunnel, and a few packets of the agent outside it.
 
+Connections of the exit's clients may not even use `lo`, by which packets reach all addresses of the exit's own host.
+
 Pure: a value becomes the text of one nftables table. Its chains drop all other packets of IPv4 and IPv6, whatever routes and other
 tables allow.
 """
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from agent.net.packet_marks import BYPASS_MARK
+from agent.net.packet_marks import BYPASS_MARK, CLIENT_MARK
 
 TABLE: Final = "exitplane"
 FAMILY: Final = "inet"
@@ -59,11 +61,13 @@ def render(allowed: AllowedTraffic) -> str:
 
 
 def output_rules(allowed: AllowedTraffic) -> list[str]:
-    """Return the rules that accept packets; all others are dropped."""
+    """Return the rules in order. Packets that none of them accepts are dropped."""
+    interfaces = ", ".join(f'"{_interface(each)}"' for each in allowed.interfaces)
     mark = f" meta mark {BYPASS_MARK:#x}"
     return [
+        f"meta mark {CLIENT_MARK:#x} oifname != {{ {interfaces} }} drop",
         'oifname "lo" accept',
-        *(f'oifname "{_interface(each)}" accept' for each in allowed.interfaces),
+        f"oifname {{ {interfaces} }} accept",
         *_accept_to(allowed.provider, mark if allowed.marked else ""),
         *_accept_to(allowed.control, mark),
         # answers to gateways, and no connection that begins here

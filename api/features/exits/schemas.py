@@ -223,7 +223,7 @@ class ExitOut(ResponseModel):
     state_since: datetime
     last_heartbeat_at: datetime | None
     observation: ObservationOut | None = Field(
-        description="Where the exit's traffic was observed to leave; null: its agent observes nothing."
+        description="Where the exit's traffic was observed to leave; null: its agent observes nothing, it is unverified."
     )
     rejections: list[RejectedOut] = Field(description="The versions of this exit's resources that Envoys rejected.")
     created_at: datetime

@@ -108,6 +108,10 @@ class PoolIn(RequestModel):
     only_by_name: bool = Field(
         default=False, description="Whether clients reach the pool only by name or by a route, not by country or city."
     )
+    allow_unverified: bool = Field(
+        default=False,
+        description="Whether clients are sent to exits whose agents do not observe where traffic comes out.",
+    )
     balancing: BalancingIn = BalancingIn()
     resilience: ResilienceIn = ResilienceIn()
     containers: ContainersIn | None = Field(
@@ -123,6 +127,7 @@ class PoolPatch(RequestModel):
     country: Country = Field(default_factory=absent)
     city: City | None = Field(default_factory=absent)
     only_by_name: bool = Field(default_factory=absent)
+    allow_unverified: bool = Field(default_factory=absent)
     balancing: BalancingIn = Field(
         default_factory=absent, description="Replaces the whole object: fields left out get their defaults."
     )
@@ -148,6 +153,7 @@ class PoolOut(ResponseModel):
     country: str
     city: str | None
     only_by_name: bool
+    allow_unverified: bool
     balancing: BalancingIn
     resilience: ResilienceIn
     containers: ContainersIn | None
