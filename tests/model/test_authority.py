@@ -18,7 +18,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from model.authority import LEAF_LIFETIME, BadSigningRequest, create_authority, issue_server, sign_request
 from model.entities import Role
 from model.identity import XDS_SERVER_NAME, Identity, parse_uri
-from model.repositories import enrolment
+from model.repositories import enrolment, worlds
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IDENTITY = Identity(UUID(int=1), Role.EXIT, UUID(int=2))
@@ -207,6 +207,7 @@ async def test_all_replicas_share_the_first_authority(database):
 
     first = await ensure()
     assert await ensure() == first
+    assert [each.certificate for each in (await worlds.load(database)).authorities.values()] == [first.certificate_pem]
 
 
 @pytest.mark.postgres
