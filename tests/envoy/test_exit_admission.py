@@ -47,19 +47,25 @@ def secret_of(folder: Path, path: str) -> dict:
     return json.loads((folder / str(GATEWAY) / path).read_text())["resources"][0]
 
 
-@contextmanager
-def dialled(hops: TwoHops, folder: Path) -> Iterator[ssl.SSLSocket]:
-    """Dial the exit itself with the gateway's certificate."""
+@pytest.fixture(scope="module")
+def identity(folder, hops) -> ssl.SSLContext:
+    """TLS with the gateway's certificate."""
     root = secret_of(folder, names.AUTHORITY_PATH)["validation_context"]["trusted_ca"]["inline_string"]
     context = ssl.create_default_context(cadata=root)
     own = secret_of(folder, names.IDENTITY_PATH)["tls_certificate"]
     pair = folder / "pair.pem"
     pair.write_text(own["certificate_chain"]["inline_string"] + own["private_key"]["inline_string"])
     context.load_cert_chain(pair)
+    return context
+
+
+@contextmanager
+def dialled(hops: TwoHops, identity: ssl.SSLContext, session: ssl.SSLSession | None = None) -> Iterator[ssl.SSLSocket]:
+    """Dial the exit itself, and resume a TLS session if one is given."""
     port = hops.exits[EXIT.id].ports[names.EXIT_LISTENER]
     with (
         closing(socket.create_connection(("127.0.0.1", port), timeout=BOUND_S)) as raw,
-        context.wrap_socket(raw, server_hostname=names.exit_host(EXIT.id)) as connection,
+        identity.wrap_socket(raw, server_hostname=names.exit_host(EXIT.id), session=session) as connection,
     ):
         yield connection
 
@@ -69,18 +75,26 @@ def request(connection: ssl.SSLSocket, port: int) -> bytes:
     return connection.recv(12)
 
 
-def test_exit_refuses_a_gateway_that_was_removed(hops, folder):
+def test_exit_refuses_a_gateway_that_was_removed(hops, identity):
+    """Neither does it resume a session of that gateway."""
     exit_, server = hops.exits[EXIT.id], hops.servers[EXIT.id]
+    sessions: list[ssl.SSLSession | None] = [None]
+    resumed: list[bool] = []
     with serving(ThreadingHTTPServer(("127.0.0.1", 0), _EmptyPage)) as port:
 
         def is_admitted() -> bool:
             try:
-                with dialled(hops, folder) as connection:
-                    return request(connection, port) == b"HTTP/1.1 200"
+                with dialled(hops, identity, sessions[-1]) as connection:
+                    admitted = request(connection, port) == b"HTTP/1.1 200"
+                    resumed.append(connection.session_reused)
+                    sessions.append(connection.session)
+                    return admitted
             except OSError:  # an alert, the end or a reset, whichever comes first
                 return False
 
         assert is_admitted()
+        assert is_admitted()
+        assert resumed == [False, True]
         gateway = server.world.proxies[GATEWAY]
         server.change(Change(Kind.PROXY, GATEWAY, None))
         eventually(lambda: not is_admitted())
