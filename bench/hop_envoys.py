@@ -30,7 +30,7 @@ from bench.process import Process
 from demo.errors import LabError
 from demo.processes import Child, ProcessGroup, StopStage
 from model.authority import CertificateAuthority, create_authority, sign_request
-from model.entities import Entity, Exit, Fleet, Listener, Pool, Proxy, Role
+from model.entities import Entity, Exit, Fleet, Listener, Pool, Proxy, Role, TrustedAuthority
 from model.exit_states import ExitState
 from model.identity import Identity
 from model.world import World, put
@@ -43,8 +43,8 @@ from xds.translate.scopes import scopes_of
 from xds.translate.tls import HTTP2
 
 COUNTRY: Final = "us"
-_FLEET, _LISTENER, _GATEWAY, _EXIT = (UUID(int=number) for number in range(1, 5))
-_POOL: Final = Pool(UUID(int=5), _FLEET, COUNTRY, COUNTRY)
+_FLEET, _LISTENER, _GATEWAY, _EXIT, _AUTHORITY = (UUID(int=number) for number in range(1, 6))
+_POOL: Final = Pool(UUID(int=6), _FLEET, COUNTRY, COUNTRY)
 _STATS: Final = f"cluster.{names.pool_cluster(_POOL)}"
 _GATEWAY_ADDRESS: Final = "127.0.0.1"
 _FIRST_PORTS: Final = (8100, 8200)
@@ -55,8 +55,9 @@ _SOURCES: Final = {
     "rds": ("config_source", names.ROUTE),
     "eds_cluster_config": ("eds_config", names.ENDPOINT),
     "config_discovery": ("config_source", names.EXTENSION),
+    "validation_context_sds_secret_config": ("sds_config", names.SECRET),
 }
-"""The fields whose source of configuration is ADS, with the field and the type of the source."""
+"""The fields whose source of configuration may be ADS, with the field and the type of the source."""
 
 _FILES: Final = {
     names.LISTENER: "configuration/listeners.json",
@@ -64,6 +65,7 @@ _FILES: Final = {
     names.ROUTE: "configuration/routes.json",
     names.ENDPOINT: "configuration/endpoints.json",
     names.EXTENSION: "configuration/extensions.json",
+    names.SECRET: "configuration/secrets.json",
 }
 
 Resource = dict[str, Any]
@@ -155,8 +157,9 @@ def open_pair(network: HopNetwork, variant: Variant, *, number: int, workers: in
     Pairs that run at the same time differ in `number`.
     """
     gateway_port, exit_port = _FIRST_PORTS[0] + number, _FIRST_PORTS[1] + number
-    world = _make_world(network.exit_address, gateway_port, exit_port)
     authority = create_authority(datetime.now(UTC))
+    trusted = TrustedAuthority(_AUTHORITY, authority.certificate_pem)
+    world = _make_world(network.exit_address, gateway_port, exit_port).changed(2, [put(trusted)])
     namespaces = {Role.EXIT: network.exit, Role.GATEWAY: network.gateway}
     with ExitStack() as stack:
         envoys = {}
@@ -248,7 +251,7 @@ def _read_from_files(node: Any) -> Any:
         return node
     replaced = {key: _read_from_files(value) for key, value in node.items()}
     for key, (source, type_url) in _SOURCES.items():
-        if source in replaced.get(key, {}):
+        if "ads" in replaced.get(key, {}).get(source, {}):
             replaced[key][source] = _file_source(type_url)
     return replaced
 

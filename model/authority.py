@@ -56,9 +56,9 @@ def create_authority(now: datetime) -> CertificateAuthority:
 
 
 def sign_request(authority: CertificateAuthority, csr_pem: str, identity: Identity, now: datetime) -> str:
-    """Sign a certificate (PEM) that binds the key of a signing request to `identity`. Names in the request are ignored.
+    """Sign a certificate (PEM) that binds the key of a signing request to `identity`. The request's subject is ignored.
 
-    Raises BadSigningRequest when the request is malformed, wrongly signed or not for a P-256 key.
+    Raises BadSigningRequest when the request is malformed, wrongly signed, not for a P-256 key, or asks for another's names.
     """
     try:
         request = x509.load_pem_x509_csr(csr_pem.encode())
@@ -70,7 +70,23 @@ def sign_request(authority: CertificateAuthority, csr_pem: str, identity: Identi
     if not request.is_signature_valid:
         raise BadSigningRequest("the CSR's signature does not match its key", hint="sign it with the key it holds")
     names = [x509.UniformResourceIdentifier(identity.uri), x509.DNSName(identity.server_name)]
+    foreign = [each for each in _requested_names(request) if each not in names]
+    if foreign:
+        raise BadSigningRequest(
+            f"the CSR asks for the name {foreign[0].value!s:.200}, which is not this proxy's",
+            hint="send a CSR without names: the control plane assigns them",
+        )
     return _sign_leaf(authority, public_key, str(identity.proxy_id), names, now)
+
+
+def _requested_names(request: x509.CertificateSigningRequest) -> list[x509.GeneralName]:
+    """Return the subject alternative names of a signing request. Raises BadSigningRequest for extensions that are malformed."""
+    try:
+        return [*request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value]
+    except x509.ExtensionNotFound:
+        return []
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise BadSigningRequest("the CSR's extensions are malformed", hint="send a CSR without extensions") from error
 
 
 def issue_server(authority: CertificateAuthority, now: datetime) -> KeyPair:

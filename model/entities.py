@@ -65,6 +65,14 @@ class ServerCertificate:
     key: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class TrustedAuthority:
+    """A root certificate (PEM) by which exits verify gateways. During a change of roots there are two."""
+
+    id: UUID
+    certificate: str
+
+
 class Policy(StrEnum):
     """The load-balancing policy of a pool."""
 
@@ -358,6 +366,7 @@ Entity: TypeAlias = (
     | Route
     | User
     | ServerCertificate
+    | TrustedAuthority
     | Accepted
     | Rejection
     | Approval

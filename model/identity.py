@@ -1,7 +1,7 @@
 """The identity of a proxy, from its certificate only (docs/architecture.md#identity-from-certificate).
 
 It is the certificate's only URI name, `spiffe://exitplane/fleet/<fleet>/<role>/<proxy>` (SPIFFE ID, section 2), so that an
-exit can admit the gateways of its own fleet by a prefix.
+exit can admit the gateways of its own fleet by their names.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from model.entities import (
     RolloutOverride,
     Route,
     ServerCertificate,
+    TrustedAuthority,
     User,
 )
 from model.locality import Locality
@@ -43,6 +44,7 @@ class Kind(StrEnum):
     ROUTE = "route"
     USER = "user"
     SERVER_CERTIFICATE = "server_certificate"
+    AUTHORITY = "authority"
     PLAN = "plan"
     """Not part of a World: the data plane does not use plans yet."""
     ACCEPTED = "accepted"
@@ -89,6 +91,7 @@ _KINDS: Mapping[type, Kind] = {
     Route: Kind.ROUTE,
     User: Kind.USER,
     ServerCertificate: Kind.SERVER_CERTIFICATE,
+    TrustedAuthority: Kind.AUTHORITY,
     Accepted: Kind.ACCEPTED,
     Rejection: Kind.REJECTION,
     Approval: Kind.APPROVAL,
@@ -114,6 +117,7 @@ class World:
     routes: Mapping[UUID, Route] = field(default_factory=_empty)
     users: Mapping[UUID, User] = field(default_factory=_empty)
     certificates: Mapping[UUID, ServerCertificate] = field(default_factory=_empty)
+    authorities: Mapping[UUID, TrustedAuthority] = field(default_factory=_empty)
     accepted: Mapping[ResourceKey, Accepted] = field(default_factory=_empty)
     rejections: Mapping[tuple[ResourceKey, str, UUID], Rejection] = field(default_factory=_empty)
     """By resource, version and proxy."""
@@ -138,6 +142,8 @@ class World:
     """Route ids by fleet id."""
     users_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
     """User ids by fleet id."""
+    gateways_of: Mapping[UUID, frozenset[UUID]] = field(default_factory=_empty)
+    """Ids of gateways by fleet id."""
     gateways_at: Mapping[UUID, Mapping[Locality | None, int]] = field(default_factory=_empty)
     """Numbers of gateways by locality, by fleet id. Counts suffice, and there may be thousands at one locality."""
 
@@ -159,6 +165,7 @@ _TABLES: Mapping[Kind, tuple[str, str | None, str]] = {
     Kind.ROUTE: ("routes", "routes_of", "fleet_id"),
     Kind.USER: ("users", "users_of", "fleet_id"),
     Kind.SERVER_CERTIFICATE: ("certificates", None, ""),
+    Kind.AUTHORITY: ("authorities", None, ""),
     Kind.ACCEPTED: ("accepted", "accepted_of", "group"),
     Kind.REJECTION: ("rejections", "rejections_of", "resource_version"),
     Kind.APPROVAL: ("approvals", None, ""),
@@ -188,7 +195,9 @@ class _Draft:
         if change.value is not None:
             table[change.key] = change.value
         if change.kind is Kind.PROXY:
-            self._count(_gateway_locality(old), _gateway_locality(change.value))
+            before, after = _gateway_locality(old), _gateway_locality(change.value)
+            self._count(before, after)
+            self._move_gateway(change.key, before and before[0], after and after[0])
         if index_name is None:
             return
         if old is not None:
@@ -211,6 +220,15 @@ class _Draft:
             else:
                 index.pop(owner, None)
         return self.tables
+
+    def _move_gateway(self, key: Key, before: UUID | None, after: UUID | None) -> None:
+        """Move a gateway from one fleet to another; None: it is in none."""
+        if before == after:
+            return
+        if before is not None:
+            self._members("gateways_of", before).discard(key)
+        if after is not None:
+            self._members("gateways_of", after).add(key)
 
     def _count(self, before: _GatewayLocality | None, after: _GatewayLocality | None) -> None:
         if before == after:

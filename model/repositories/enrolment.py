@@ -19,7 +19,7 @@ from model.entities import Role
 from model.exit_states import ExitState
 from model.repositories import declared, heartbeats
 from model.request_signature import public_key_of, thumbprint_of
-from model.tables import AuthorityRow, CertificateRow, ProxyRow, RemovedProxyRow
+from model.tables import AuthorityRow, CertificateRow, ProxyRow, RemovedProxyRow, TrustedAuthorityRow
 from model.unit_of_work import UnitOfWork
 
 _CREDENTIALS: Final = """
@@ -47,12 +47,15 @@ class Credential:
 
 
 async def ensure_authority(session: AsyncSession, create: Callable[[], CertificateAuthority]) -> CertificateAuthority:
-    """Return the one authority; the first caller creates it."""
+    """Return the one authority; the first caller creates it, before any replica loads the World."""
     row = await session.get(AuthorityRow, 1)
     if row is None:
         created = create()
         statement = insert(AuthorityRow).values(id=1, certificate=created.certificate_pem, key=created.key_pem)
-        await session.execute(statement.on_conflict_do_nothing())
+        stored = await session.execute(statement.on_conflict_do_nothing().returning(col(AuthorityRow.id)))
+        if stored.scalar_one_or_none() is not None:
+            session.add(TrustedAuthorityRow(certificate=created.certificate_pem))
+            await session.flush()
         row = (await session.execute(select(AuthorityRow))).scalar_one()
     return CertificateAuthority(row.certificate, row.key)
 

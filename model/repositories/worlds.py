@@ -28,6 +28,7 @@ from model.entities import (
     RolloutOverride,
     Route,
     ServerCertificate,
+    TrustedAuthority,
     User,
 )
 from model.exit_states import ExitState
@@ -48,6 +49,7 @@ from model.tables import (
     RolloutOverrideRow,
     RouteRow,
     ServerCertificateRow,
+    TrustedAuthorityRow,
     UserRow,
 )
 from model.unit_of_work import decode_key
@@ -102,6 +104,10 @@ def _user(row: Row) -> User:
 
 def _certificate(row: Row) -> ServerCertificate:
     return ServerCertificate(row.id, row.fleet_id, row.name, row.chain, row.key)
+
+
+def _authority(row: Row) -> TrustedAuthority:
+    return TrustedAuthority(row.id, row.certificate)
 
 
 def _exit(row: Row) -> Exit:
@@ -164,6 +170,7 @@ _TABLES: dict[Kind, tuple[type[SQLModel], Callable[[Row], Entity]]] = {
     Kind.ROUTE: (RouteRow, _route),
     Kind.USER: (UserRow, _user),
     Kind.SERVER_CERTIFICATE: (ServerCertificateRow, _certificate),
+    Kind.AUTHORITY: (TrustedAuthorityRow, _authority),
     Kind.ACCEPTED: (AcceptedRow, _accepted),
     Kind.REJECTION: (RejectionRow, _rejection),
     Kind.APPROVAL: (ApprovalRow, _approval),

@@ -6,7 +6,7 @@ from sqlmodel import SQLModel
 
 from model.tables.change_rows import AuditHeadRow, AuditRow, ChangeRow, RevisionRow
 from model.tables.container_rows import ContainerCommandRow, ContainerEngineRow, ContainerPoolRow, ContainerRow
-from model.tables.enrolment_rows import AuthorityRow, CertificateRow, JoinTokenRow
+from model.tables.enrolment_rows import AuthorityRow, CertificateRow, JoinTokenRow, TrustedAuthorityRow
 from model.tables.fleet_rows import (
     FleetRow,
     ListenerRow,
@@ -85,5 +85,6 @@ __all__ = [
     "SigningKeyRow",
     "SyncRow",
     "ThrottleRow",
+    "TrustedAuthorityRow",
     "UserRow",
 ]

@@ -26,6 +26,15 @@ class AuthorityRow(SQLModel, table=True):
     key: str = Field(sa_column=sealed_text("authority.key"))
 
 
+class TrustedAuthorityRow(SQLModel, table=True):
+    """A root certificate by which proxies verify each other. It is no secret, and part of the World."""
+
+    __tablename__ = "trusted_authority"
+
+    id: UUID = Field(default_factory=uuid4, primary_key=True)
+    certificate: str
+
+
 class CertificateRow(SQLModel, table=True):
     """A certificate that the authority signed, by its SHA-256 thumbprint."""
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from model.authority import CertificateAuthority, create_authority, sign_request
-from model.entities import Exit, Fleet, Listener, Parent, Pool, Proxy, Resilience, Role
+from model.entities import Exit, Fleet, Listener, Parent, Pool, Proxy, Resilience, Role, TrustedAuthority
 from model.exit_states import ExitState
 from model.identity import Identity
 from model.world import Change, World, put
@@ -68,7 +68,8 @@ def _two_hops(folder: Path, exits: Sequence[Exit], pools: Sequence[Pool], varian
     proxies = [Proxy(each.id, FLEET, each.name, Role.EXIT) for each in exits]
     gateway = Proxy(GATEWAY, FLEET, "gw", Role.GATEWAY)
     listener = Listener(UUID(int=2), FLEET, "127.0.0.1", 0)
-    entities = [Fleet(FLEET, "demo"), *pools, listener, gateway, *proxies, *exits]
+    trusted = TrustedAuthority(UUID(int=3), authority.certificate_pem)
+    entities = [Fleet(FLEET, "demo"), trusted, *pools, listener, gateway, *proxies, *exits]
     world = World().changed(1, map(put, entities))
     servers = {each.id: WorldServer(world, each, variant) for each in (gateway, *proxies)}
     with _all(servers, folder, authority) as envoys:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from uuid import UUID
 
 import pytest
@@ -17,7 +18,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from model.authority import LEAF_LIFETIME, BadSigningRequest, create_authority, issue_server, sign_request
 from model.entities import Role
 from model.identity import XDS_SERVER_NAME, Identity, parse_uri
-from model.repositories import enrolment
+from model.repositories import enrolment, worlds
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IDENTITY = Identity(UUID(int=1), Role.EXIT, UUID(int=2))
@@ -47,10 +48,38 @@ def verify(authority, certificate_pem: str, at: datetime) -> list[x509.GeneralNa
     return list(verifier.verify(x509.load_pem_x509_certificate(certificate_pem.encode()), []).subjects)
 
 
-def test_certificate_has_identity_and_key_but_no_names_of_the_request(authority):
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        x509.UniformResourceIdentifier("spiffe://exitplane/control-plane"),
+        x509.UniformResourceIdentifier(f"{IDENTITY.uri}0"),
+        x509.DNSName(XDS_SERVER_NAME),
+        x509.IPAddress(ip_address("192.0.2.1")),
+    ],
+    ids=["uri", "longer", "dns", "ip"],
+)
+def test_request_for_foreign_name_is_refused(authority, foreign):
+    own = x509.UniformResourceIdentifier(IDENTITY.uri)
+    csr = pem(request(ec.generate_private_key(ec.SECP256R1()), names=[own, foreign]))
+    with pytest.raises(BadSigningRequest, match="asks for the name") as refused:
+        sign_request(authority, csr, IDENTITY, NOW)
+    assert str(foreign.value) in refused.value.message
+    assert "without names" in refused.value.hint
+
+
+def test_request_with_malformed_extension_is_refused(authority):
     key = ec.generate_private_key(ec.SECP256R1())
-    forged = [x509.UniformResourceIdentifier("spiffe://exitplane/control-plane"), x509.DNSName(XDS_SERVER_NAME)]
-    signed = sign_request(authority, pem(request(key, names=forged)), IDENTITY, NOW)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    names = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"no sequence")
+    csr = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    with pytest.raises(BadSigningRequest, match="malformed"):
+        sign_request(authority, pem(csr), IDENTITY, NOW)
+
+
+def test_certificate_has_identity_and_key_but_no_subject_of_the_request(authority):
+    key = ec.generate_private_key(ec.SECP256R1())
+    own = [x509.UniformResourceIdentifier(IDENTITY.uri), x509.DNSName(IDENTITY.server_name)]
+    signed = sign_request(authority, pem(request(key, names=own)), IDENTITY, NOW)
     names = verify(authority, signed, NOW)
     assert [type(name) for name in names] == [x509.UniformResourceIdentifier, x509.DNSName]
     assert parse_uri(names[0].value) == IDENTITY
@@ -178,6 +207,7 @@ async def test_all_replicas_share_the_first_authority(database):
 
     first = await ensure()
     assert await ensure() == first
+    assert [each.certificate for each in (await worlds.load(database)).authorities.values()] == [first.certificate_pem]
 
 
 @pytest.mark.postgres

@@ -68,15 +68,18 @@ def test_gateways_but_not_exits_are_counted_by_locality(world):
     second, third = replace(GATEWAY, id=UUID(int=8)), replace(GATEWAY, id=UUID(int=9), locality=None)
     more = world.changed(2, [put(second), put(third), put(replace(PROXY, locality=US))])
     assert more.gateways_at == {FLEET.id: {EU: 2, None: 1}}
+    assert more.gateways_of == {FLEET.id: {GATEWAY.id, second.id, third.id}}
     moved = more.changed(3, [put(replace(second, locality=US)), put(replace(third, fleet_id=OTHER_FLEET.id))])
     assert moved.gateways_at == {FLEET.id: {EU: 1, US: 1}, OTHER_FLEET.id: {None: 1}}
+    assert moved.gateways_of == {FLEET.id: {GATEWAY.id, second.id}, OTHER_FLEET.id: {third.id}}
     fewer = moved.changed(4, [Change(Kind.PROXY, second.id, None), Change(Kind.PROXY, third.id, None)])
-    assert fewer.gateways_at == world.gateways_at
+    assert (fewer.gateways_at, fewer.gateways_of) == (world.gateways_at, world.gateways_of)
 
 
 def test_gateway_that_keeps_its_locality_leaves_the_count(world):
     renamed = world.changed(2, [put(replace(GATEWAY, name="other"))])
     assert renamed.gateways_at is world.gateways_at
+    assert renamed.gateways_of is world.gateways_of
 
 
 def test_moved_entity_leaves_its_old_index(world):

@@ -36,6 +36,7 @@ from model.entities import (
     Route,
     ServerCertificate,
     ToPools,
+    TrustedAuthority,
     User,
 )
 from model.exit_states import ExitState
@@ -53,7 +54,15 @@ from xds.translate import scopes
 from xds.translate.affected import AffectedResources, affected
 from xds.translate.references import references
 from xds.translate.resource_ids import ResourceId
-from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, Scope, scopes_of
+from xds.translate.scopes import (
+    ExitAdmission,
+    ExitGroup,
+    ExitOverlay,
+    GatewayEndpoints,
+    GatewayGroup,
+    Scope,
+    scopes_of,
+)
 
 FLEETS = [UUID(int=number) for number in (1, 2)]
 POOLS = [UUID(int=number) for number in (11, 12, 13)]
@@ -63,6 +72,7 @@ SECOND_LISTENERS = {FLEETS[0]: UUID(int=33), FLEETS[1]: UUID(int=34)}
 ROUTES = [UUID(int=number) for number in (51, 52, 53)]
 USERS = [UUID(int=number) for number in (61, 62)]
 CERTIFICATES = [UUID(int=number) for number in (71, 72)]
+AUTHORITIES = [UUID(int=number) for number in (81, 82)]
 GATEWAYS = {UUID(int=41): FLEETS[0], UUID(int=42): FLEETS[0], UUID(int=43): FLEETS[1]}
 LOCALITIES = (None, Locality("eu", "a"), Locality("eu", "b"), Locality("us"))
 COUNTRIES = ("us", "de", "jp")
@@ -122,7 +132,7 @@ def listeners(draw) -> Listener:
 def entities(draw) -> list:
     """Draw an entity that is added, changed or moved."""
     known = ("listener", "pool", "pool", "exit", "exit", "exit", "gateway", "gateway", "route", "route", "user")
-    match draw(st.sampled_from((*known, "certificate"))):
+    match draw(st.sampled_from((*known, "certificate", "authority"))):
         case "listener":
             return [draw(listeners())]
         case "pool":
@@ -137,6 +147,8 @@ def entities(draw) -> list:
         case "certificate":
             key = draw(st.sampled_from(("one", "other")))
             return [ServerCertificate(draw(st.sampled_from(CERTIFICATES)), draw(fleet_ids), "c", "chain", key)]
+        case "authority":
+            return [TrustedAuthority(draw(st.sampled_from(AUTHORITIES)), "root")]
         case "gateway":
             return [gateway(draw(st.sampled_from([*GATEWAYS])), draw(localities))]
     exit_ = Exit(
@@ -173,6 +185,7 @@ removals = st.one_of(
     st.sampled_from(USERS).map(lambda key: [removal(Kind.USER, key)]),
     st.sampled_from(CERTIFICATES).map(lambda key: [removal(Kind.SERVER_CERTIFICATE, key)]),
     st.sampled_from([*GATEWAYS]).map(lambda key: [removal(Kind.PROXY, key)]),
+    st.sampled_from(AUTHORITIES).map(lambda key: [removal(Kind.AUTHORITY, key)]),
 )
 
 
@@ -278,7 +291,8 @@ def start() -> World:
 def all_scopes(world: World) -> list[Scope]:
     """List every possible scope, also those that the World does not have."""
     endpoints = [GatewayEndpoints(fleet_id, locality) for fleet_id in FLEETS for locality in LOCALITIES]
-    return [*map(GatewayGroup, FLEETS), *endpoints, *map(ExitGroup, POOLS), *map(ExitOverlay, EXITS)]
+    of_exits = [*map(ExitGroup, POOLS), *map(ExitAdmission, FLEETS), *map(ExitOverlay, EXITS)]
+    return [*map(GatewayGroup, FLEETS), *endpoints, *of_exits]
 
 
 def subscribed(*worlds: World) -> set[str]:

@@ -181,7 +181,7 @@ def test_exit_targets_leave_from_the_egress_address(egress):
 
 
 def test_exit_listener_binds_its_address_and_port():
-    resource = as_json(names.LISTENER, encode(translate_exit_listener(EXIT, FLEET)))
+    resource = as_json(names.LISTENER, encode(translate_exit_listener(EXIT)))
     assert resource["name"] == "gateways"
     assert resource["address"] == {"socket_address": {"address": "198.51.100.4", "port_value": 8443}}
     (filter_,) = resource["filter_chains"][0]["filters"]
@@ -190,7 +190,7 @@ def test_exit_listener_binds_its_address_and_port():
 
 @pytest.mark.parametrize("parent", [None, Parent("gluetun", 8888)])
 def test_exit_listener_speaks_http1_to_gateways(parent):
-    resource = as_json(names.LISTENER, encode(translate_exit_listener(replace(EXIT, parent=parent), FLEET)))
+    resource = as_json(names.LISTENER, encode(translate_exit_listener(replace(EXIT, parent=parent))))
     (chain,) = resource["filter_chains"]
     assert chain["transport_socket"]["typed_config"]["common_tls_context"]["alpn_protocols"] == ["http/1.1"]
     assert chain["filters"][0]["typed_config"].get("codec_type", "AUTO") == "AUTO"
@@ -217,7 +217,7 @@ def test_parent_cluster_names_the_secret_of_its_credentials():
 def test_name_of_a_parent_is_resolved_alike_by_listener_and_cluster():
     parent = Parent("gluetun", 8888, "a", "b")
     cluster = cluster_of(translate_parent(parent))
-    listener = as_json(names.LISTENER, encode(translate_exit_listener(replace(EXIT, parent=parent), FLEET)))
+    listener = as_json(names.LISTENER, encode(translate_exit_listener(replace(EXIT, parent=parent))))
     filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
     state, resolver = (each["typed_config"] for each in filters[2:4])
     assert [(each["object_key"], each["format_string"]) for each in state["on_request_headers"]] == [

@@ -137,9 +137,9 @@ def test_pool_cluster_follows_each_field(field, pool, other):
 @drawn
 @given(EXITS, EXITS)
 def test_exit_listener_follows_each_field(field, exit_, other):
-    translate_exit_listener(exit_, FLEET)
+    translate_exit_listener(exit_)
     changed = replace(exit_, **{field: getattr(other, field)})
-    assert_same(translate_exit_listener(changed, FLEET), define_exit_listener(changed, FLEET))
+    assert_same(translate_exit_listener(changed), define_exit_listener(changed))
 
 
 @drawn
@@ -175,9 +175,9 @@ def test_exit_targets_equal_their_definition(egress_address):
 
 
 @drawn
-@given(EXITS, st.uuids())
-def test_exit_listener_equals_its_definition(exit_, fleet_id):
-    assert_same(translate_exit_listener(exit_, fleet_id), define_exit_listener(exit_, fleet_id))
+@given(EXITS)
+def test_exit_listener_equals_its_definition(exit_):
+    assert_same(translate_exit_listener(exit_), define_exit_listener(exit_))
 
 
 @drawn
@@ -258,7 +258,7 @@ def test_sample_values_never_leak_into_resources():
         *(translate_gateway_routes(pools) for pools in ([], [make_pool(1)])),
         translate_pool_cluster(make_pool(1)),
         translate_exit_routes(make_pool(1)),
-        translate_exit_listener(exit_, FLEET),
+        translate_exit_listener(exit_),
     ):
         for word in (ANY_POOL.name, ANY_POOL.country, str(ANY_POOL.id), ANY_EXIT.name):
             assert word.encode() not in encode(translated)

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 from uuid import UUID
 
-from model.entities import Entity, Exit, Listener, Pool, ResourceKey, Route, ServerCertificate, User
+from model.entities import Entity, Exit, Listener, Pool, Proxy, ResourceKey, Role, Route, ServerCertificate, User
 from model.world import Change, Key, Kind, World
 from xds.translate import resource_ids
 from xds.translate.fleet_index import aggregates_of
 from xds.translate.gateway_filters import ECDS_FILTERS
 from xds.translate.resource_ids import ResourceId
-from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, ParentProxyGroup
+from xds.translate.scopes import ExitAdmission, ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, ParentProxyGroup
 
 ScopeKey: TypeAlias = str
 _Found: TypeAlias = Iterator[tuple[ScopeKey, ResourceId]]
@@ -31,7 +31,7 @@ _TABLES: Final[Mapping[Kind, str]] = {
     Kind.USER: "users",
     Kind.SERVER_CERTIFICATE: "certificates",
 }
-"""The tables of a World that translation reads, but for proxies: those only decide who is given a scope."""
+"""The tables of a World whose entities have resources of their own."""
 
 
 @dataclass(slots=True)
@@ -63,6 +63,12 @@ def affected(changes: Iterable[Change], old: World, new: World) -> Mapping[Scope
             for world in (old, new):
                 if override := world.overrides.get(change.key):
                     found[override.group]
+        elif change.kind is Kind.PROXY:
+            for fleet_id in _of_gateway_that_moved(old.proxies.get(change.key), change.value):
+                found[ExitAdmission(fleet_id).key].declared.add(resource_ids.GATEWAYS_SECRET)
+        elif change.kind is Kind.AUTHORITY:
+            for fleet_id in new.fleets:
+                found[ExitAdmission(fleet_id).key].declared.add(resource_ids.GATEWAYS_SECRET)
         elif change.kind in _TABLES:
             before = getattr(old, _TABLES[change.kind]).get(change.key)
             for entity in (before, change.value):
@@ -72,8 +78,6 @@ def affected(changes: Iterable[Change], old: World, new: World) -> Mapping[Scope
                     found[key].declared.add(resource_id)
                 if isinstance(entity, Pool | Route):
                     rerouted.add(entity.fleet_id)
-            for key, resource_id in _of_pool_that_moved(before, change.value, new):
-                found[key].declared.add(resource_id)
         if new.rejections and isinstance(change.key, UUID):
             for key in _resized_scopes(change.kind, change.key, old, new):
                 found[key]
@@ -120,11 +124,13 @@ def _of_pool(pool: Pool, old: World, new: World) -> _Found:
     yield ParentProxyGroup(pool.id).key, resource_ids.PARENT_ROUTES
 
 
-def _of_pool_that_moved(before: Entity | None, after: Entity | None, new: World) -> _Found:
-    """Yield the listeners of the exits of a pool that moved to another fleet: they admit that fleet's gateways."""
-    if isinstance(before, Pool) and isinstance(after, Pool) and before.fleet_id != after.fleet_id:
-        for exit_id in new.exits_of.get(after.id, ()):
-            yield ExitOverlay(exit_id).key, resource_ids.EXIT_LISTENER
+def _of_gateway_that_moved(before: Entity | None, after: Entity | None) -> Iterator[UUID]:
+    """Yield the fleets that a gateway has joined or left: their exits admit their own gateways."""
+    fleets = [
+        each.fleet_id if isinstance(each, Proxy) and each.role is Role.GATEWAY else None for each in (before, after)
+    ]
+    if fleets[0] != fleets[1]:
+        yield from (each for each in fleets if each is not None)
 
 
 def _of_exit(exit_: Exit, old: World, new: World) -> _Found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
-from uuid import UUID
 
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
@@ -33,13 +32,13 @@ _POOL: Final = f"%METADATA(ROUTE:{names.METADATA}:{names.POOL_METADATA})%"
 _NOT_REACHED: Final = f"exitplane: the exit of pool {_POOL} could not reach the target (%RESPONSE_CODE_DETAILS%)\n"
 
 
-def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> wire.Listener:
-    """Build the listener of an exit from a template, for the gateways of a fleet."""
+def translate_exit_listener(exit_: Exit) -> wire.Listener:
+    """Build the listener of an exit from a template."""
     parent = exit_.parent and (
         replace(exit_.parent, username=None, password=None) if exit_.parent.is_named else ANY_PARENT
     )
     egress_address = None if parent else sample_egress_address(exit_.egress_address)
-    template = _template(fleet_id, egress_address, parent, EXIT_FIELDS.read(exit_))
+    template = _template(egress_address, parent, EXIT_FIELDS.read(exit_))
     listener = wire.Listener.FromString(template)
     listener.address.socket_address.address = exit_.bind_address
     listener.address.socket_address.port_value = exit_.port
@@ -47,13 +46,13 @@ def translate_exit_listener(exit_: Exit, fleet_id: UUID) -> wire.Listener:
 
 
 @lru_cache(maxsize=256)
-def _template(fleet_id: UUID, egress_address: str | None, parent: Parent | None, values: tuple[Any, ...]) -> bytes:
+def _template(egress_address: str | None, parent: Parent | None, values: tuple[Any, ...]) -> bytes:
     sample = replace(EXIT_FIELDS.make_sample(values), egress_address=egress_address, parent=parent)
-    return encode(define_exit_listener(sample, fleet_id))
+    return encode(define_exit_listener(sample))
 
 
-def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
-    """Build the listener of an exit: requests from the gateways of a fleet, and health checks by the state that its agent sets.
+def define_exit_listener(exit_: Exit) -> Listener:
+    """Build the listener of an exit: requests from the gateways of its fleet, and health checks by the state that its agent sets.
 
     Requests come over HTTP/1.1, on a connection for each tunnel: when a target closes a tunnel, Envoy resets an HTTP/2 stream and
     drops its buffer, but writes a connection's buffer to the end (docs/architecture.md#whole-before-fast). Health checks come over
@@ -77,7 +76,7 @@ def define_exit_listener(exit_: Exit, fleet_id: UUID) -> Listener:
         filter_chains=[
             FilterChain(
                 filters=[chain],
-                transport_socket=from_gateways(fleet_id),
+                transport_socket=from_gateways(),
                 transport_socket_connect_timeout=HANDSHAKE_TIMEOUT,
             )
         ],

@@ -108,6 +108,8 @@ PARENT_FAILED: Final = "parent: "
 
 IDENTITY_SECRET: Final = "identity"
 AUTHORITY_SECRET: Final = "authority"
+GATEWAYS_SECRET: Final = "gateways"
+"""The gateways that exits admit. One name for all fleets: each exit is given the secret of its own."""
 PARENT_SECRET: Final = "parent-credentials"
 """The credentials for an exit's parent. One name for all exits: each is given its own secret."""
 IDENTITY_PATH: Final = "secrets/identity.yaml"

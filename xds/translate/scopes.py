@@ -18,6 +18,7 @@ from model.entities import Listener, Pool, Proxy, Role, ServerCertificate
 from model.locality import Locality
 from model.world import World
 from xds.translate import names, resource_ids
+from xds.translate.admitted_gateways import translate_admitted_gateways
 from xds.translate.aggregate_clusters import translate_aggregate_cluster
 from xds.translate.certificates import translate_certificate
 from xds.translate.clusters import translate_pool_cluster
@@ -37,6 +38,7 @@ from xds.translate.resource_ids import (
     EXIT_ROUTES,
     EXIT_TARGETS,
     GATEWAY_ROUTES,
+    GATEWAYS_SECRET,
     PARENT_CLUSTER,
     PARENT_ROUTES,
     PARENT_SECRET,
@@ -261,12 +263,42 @@ class ExitOverlay:
         if exit_ is None or resource not in self.resources(world):
             return None
         if resource == EXIT_LISTENER:
-            return translate_exit_listener(exit_, world.pools[exit_.pool_id].fleet_id)
+            return translate_exit_listener(exit_)
         if exit_.parent is None:
             return translate_exit_targets(exit_.egress_address)
         if resource == PARENT_CLUSTER:
             return translate_parent(exit_.parent, exit_.egress_address)
         return translate_credentials(exit_.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class ExitAdmission:
+    """The gateways that the exits of a fleet admit: a secret that all of them share."""
+
+    types: ClassVar[AbstractSet[str]] = frozenset({names.SECRET})
+    shared: ClassVar[bool] = True
+
+    fleet_id: UUID
+
+    @property
+    def key(self) -> str:
+        return f"admission/{self.fleet_id}"
+
+    def fleet(self, world: World) -> UUID | None:  # noqa: ARG002 - a Scope's
+        return self.fleet_id
+
+    def size(self, world: World) -> int:
+        return sum(len(world.exits_of.get(pool_id, ())) for pool_id in world.pools_of.get(self.fleet_id, ()))
+
+    def resources(self, world: World) -> AbstractSet[ResourceId]:
+        """List all resources. Without an authority there is none, and exits admit nobody."""
+        return {GATEWAYS_SECRET} if world.authorities else set()
+
+    def translate(self, world: World, resource: ResourceId) -> Message | None:  # noqa: ARG002 - a Scope's
+        if not world.authorities:
+            return None
+        gateways = world.gateways_of.get(self.fleet_id, frozenset())
+        return translate_admitted_gateways(self.fleet_id, gateways, world.authorities.values())
 
 
 def scopes_of(proxy: Proxy, world: World) -> tuple[Scope, ...]:
@@ -276,4 +308,5 @@ def scopes_of(proxy: Proxy, world: World) -> tuple[Scope, ...]:
     exit_ = world.exits.get(proxy.id)
     if exit_ is None:
         return ()
-    return (ParentProxyGroup(exit_.pool_id) if exit_.parent else ExitGroup(exit_.pool_id), ExitOverlay(exit_.id))
+    group = ParentProxyGroup(exit_.pool_id) if exit_.parent else ExitGroup(exit_.pool_id)
+    return (group, ExitAdmission(proxy.fleet_id), ExitOverlay(exit_.id))

@@ -1,10 +1,9 @@
-"""Mutual TLS between gateways and exits, with secrets that each proxy's agent keeps in files beside its Envoy."""
+"""Mutual TLS between gateways and exits, with keys that each proxy's agent keeps in files beside its Envoy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
-from uuid import UUID
 
 from envoy_data_plane.envoy.config.core.v3 import (
     ApiVersion,
@@ -19,16 +18,11 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CommonTlsContextCombinedCertificateValidationContext,
     DownstreamTlsContext,
     SdsSecretConfig,
-    SubjectAltNameMatcher,
-    SubjectAltNameMatcherSanType,
     TlsParameters,
     TlsParametersTlsProtocol,
     UpstreamTlsContext,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
-from model.entities import Role
-from model.identity import role_prefix
 from xds.translate import names
 from xds.translate.encoding import pack
 from xds.translate.http import ads_source
@@ -48,8 +42,13 @@ def to_exits() -> TransportSocket:
     The endpoint's host name is the SNI and has to be in the certificate (`auto_sni_san_validation`): one cluster cannot pin a
     name for each endpoint. Each exit chooses the protocol (ALPN): exits of the first release know HTTP/2 alone.
     """
+    common = _common((HTTP2, HTTP1))
+    common.combined_validation_context = CommonTlsContextCombinedCertificateValidationContext(
+        default_validation_context=CertificateValidationContext(),
+        validation_context_sds_secret_config=_secret(names.AUTHORITY_SECRET, names.AUTHORITY_PATH),
+    )
     context = UpstreamTlsContext(
-        common_tls_context=_common(CertificateValidationContext(), (HTTP2, HTTP1)),
+        common_tls_context=common,
         auto_host_sni=True,
         auto_sni_san_validation=True,
         max_session_keys=SESSION_KEYS,
@@ -57,16 +56,15 @@ def to_exits() -> TransportSocket:
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
-def from_gateways(fleet_id: UUID) -> TransportSocket:
-    """Build an exit's TLS, which admits only the gateways of its fleet and offers HTTP/1.1 alone (ALPN)."""
-    gateways = SubjectAltNameMatcher(
-        san_type=SubjectAltNameMatcherSanType.URI,
-        matcher=StringMatcher(prefix=role_prefix(fleet_id, Role.GATEWAY)),
-    )
-    context = DownstreamTlsContext(
-        common_tls_context=_common(CertificateValidationContext(match_typed_subject_alt_names=[gateways]), (HTTP1,)),
-        require_client_certificate=True,
-    )
+def from_gateways() -> TransportSocket:
+    """Build an exit's TLS, which admits the gateways that its fleet has now, and offers HTTP/1.1 alone (ALPN).
+
+    The list travels by SDS, so that a gateway that was removed is refused at once, and no listener drains
+    (docs/decisions/0042-exits-admit-the-gateways-that-there-are.md).
+    """
+    common = _common((HTTP1,))
+    common.validation_context_sds_secret_config = SdsSecretConfig(name=names.GATEWAYS_SECRET, sds_config=ads_source())
+    context = DownstreamTlsContext(common_tls_context=common, require_client_certificate=True)
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
@@ -89,7 +87,7 @@ def to_clients(secret: str) -> TransportSocket:
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
-def _common(validation: CertificateValidationContext, protocols: Sequence[str]) -> CommonTlsContext:
+def _common(protocols: Sequence[str]) -> CommonTlsContext:
     return CommonTlsContext(
         tls_params=TlsParameters(  # the maximum too: Envoy's clients stop at 1.2 by default
             tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
@@ -97,10 +95,6 @@ def _common(validation: CertificateValidationContext, protocols: Sequence[str]) 
         ),
         alpn_protocols=list(protocols),
         tls_certificate_sds_secret_configs=[_secret(names.IDENTITY_SECRET, names.IDENTITY_PATH)],
-        combined_validation_context=CommonTlsContextCombinedCertificateValidationContext(
-            default_validation_context=validation,
-            validation_context_sds_secret_config=_secret(names.AUTHORITY_SECRET, names.AUTHORITY_PATH),
-        ),
     )
 
 

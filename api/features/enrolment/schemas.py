@@ -29,7 +29,8 @@ class EnrolmentIn(RequestModel):
         description="A join token from `exitplane token create`, for this role and fleet. Never repeated in a reply."
     )
     csr: Annotated[str, Field(min_length=1, max_length=16_384)] = Field(
-        description="A certificate signing request in PEM, for a P-256 key. The names in it are ignored."
+        description="A certificate signing request in PEM, for a P-256 key. Its subject is ignored;"
+        " alternative names that are not the proxy's own are refused."
     )
     name: Name
     locality: Locality | None = Field(

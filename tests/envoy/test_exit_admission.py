@@ -1,0 +1,104 @@
+"""A real exit admits the gateways that its fleet has, and no others."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from model.world import Change, Kind, put
+from tests.envoy.envoy_process import BOUND_S, eventually
+from tests.envoy.two_hops import GATEWAY, TwoHops, make_exit, two_hops
+from tests.servers import serving
+from xds.translate import names
+
+pytestmark = pytest.mark.envoy
+EXIT = make_exit(1, None, egress_address="127.0.0.1")
+
+
+class _EmptyPage(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("admission")
+
+
+@pytest.fixture(scope="module")
+def hops(folder) -> Iterator[TwoHops]:
+    with two_hops(folder, EXIT) as started:
+        yield started
+
+
+def secret_of(folder: Path, path: str) -> dict:
+    return json.loads((folder / str(GATEWAY) / path).read_text())["resources"][0]
+
+
+@pytest.fixture(scope="module")
+def identity(folder, hops) -> ssl.SSLContext:
+    """TLS with the gateway's certificate."""
+    root = secret_of(folder, names.AUTHORITY_PATH)["validation_context"]["trusted_ca"]["inline_string"]
+    context = ssl.create_default_context(cadata=root)
+    own = secret_of(folder, names.IDENTITY_PATH)["tls_certificate"]
+    pair = folder / "pair.pem"
+    pair.write_text(own["certificate_chain"]["inline_string"] + own["private_key"]["inline_string"])
+    context.load_cert_chain(pair)
+    return context
+
+
+@contextmanager
+def dialled(hops: TwoHops, identity: ssl.SSLContext, session: ssl.SSLSession | None = None) -> Iterator[ssl.SSLSocket]:
+    """Dial the exit itself, and resume a TLS session if one is given."""
+    port = hops.exits[EXIT.id].ports[names.EXIT_LISTENER]
+    with (
+        closing(socket.create_connection(("127.0.0.1", port), timeout=BOUND_S)) as raw,
+        identity.wrap_socket(raw, server_hostname=names.exit_host(EXIT.id), session=session) as connection,
+    ):
+        yield connection
+
+
+def request(connection: ssl.SSLSocket, port: int) -> bytes:
+    connection.sendall(f"GET http://127.0.0.1:{port}/ HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n\r\n".encode())
+    return connection.recv(12)
+
+
+def test_exit_refuses_a_gateway_that_was_removed(hops, identity):
+    """Neither does it resume a session of that gateway."""
+    exit_, server = hops.exits[EXIT.id], hops.servers[EXIT.id]
+    sessions: list[ssl.SSLSession | None] = [None]
+    resumed: list[bool] = []
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), _EmptyPage)) as port:
+
+        def is_admitted() -> bool:
+            try:
+                with dialled(hops, identity, sessions[-1]) as connection:
+                    admitted = request(connection, port) == b"HTTP/1.1 200"
+                    resumed.append(connection.session_reused)
+                    sessions.append(connection.session)
+                    return admitted
+            except OSError:  # an alert, the end or a reset, whichever comes first
+                return False
+
+        assert is_admitted()
+        assert is_admitted()
+        assert resumed == [False, True]
+        gateway = server.world.proxies[GATEWAY]
+        server.change(Change(Kind.PROXY, GATEWAY, None))
+        eventually(lambda: not is_admitted())
+        assert exit_.stat(f"listener.127.0.0.1_{exit_.ports[names.EXIT_LISTENER]}.ssl.fail_verify_san") > 0
+        server.change(put(gateway))
+        eventually(is_admitted)
+    assert exit_.stat("listener_manager.listener_modified") == 0  # it drains nothing
