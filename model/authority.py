@@ -5,8 +5,10 @@ Pure functions over PEM text; `model.repositories.enrolment` stores the key.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -73,14 +75,25 @@ def sign_request(authority: CertificateAuthority, csr_pem: str, identity: Identi
     return _sign_leaf(authority, public_key, str(identity.proxy_id), names, now)
 
 
-def issue_server(authority: CertificateAuthority, now: datetime) -> KeyPair:
-    """Issue a certificate and key for the xDS port of this replica."""
+def issue_server(authority: CertificateAuthority, now: datetime, hosts: Iterable[str] = ()) -> KeyPair:
+    """Issue a certificate and key for the xDS port of this replica, or for its API, which is dialled at `hosts`.
+
+    A host is a DNS name in ASCII or an IP address.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     names = [
         x509.DNSName(XDS_SERVER_NAME),
         x509.UniformResourceIdentifier(f"spiffe://{TRUST_DOMAIN}/control-plane"),
+        *map(_name_of_host, hosts),
     ]
     return KeyPair(_sign_leaf(authority, key.public_key(), XDS_SERVER_NAME, names, now), _key_pem(key))
+
+
+def _name_of_host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _sign_leaf(
