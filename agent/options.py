@@ -17,6 +17,7 @@ from agent.config.option_parsing import (
     check_address,
     parse_api,
     read_address,
+    read_authority,
     read_endpoint,
     read_locality,
     read_url,
@@ -96,6 +97,7 @@ class AgentOptions:
     name: str
     exit: ExitOptions
     token_file: Path | None = None
+    api_ca: Path | None = None
     locality: str | None = None
     drain_time_s: float | None = None
     concurrency: int | None = None
@@ -112,6 +114,7 @@ def read_settings(options: AgentOptions) -> AgentSettings:
         state=options.state,
         name=options.name,
         token_file=options.token_file,
+        api_ca=_optional(read_authority, "--api-ca", options.api_ca),
         exit=read_exit(options.role, options.exit),
         locality=_optional(read_locality, "--locality", options.locality),
         drain_time_s=options.drain_time_s,

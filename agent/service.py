@@ -8,6 +8,7 @@ import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ from agent.config.settings import AgentSettings
 from agent.config.state_dir import StateDir
 from agent.config.status import StatusBoard, wait
 from agent.control import log_buffer
-from agent.control.api_client import ApiClient
+from agent.control.api_client import ApiClient, trust
 from agent.control.enrolment import ensure_enrolled
 from agent.control.heartbeat import Deregistered, HeartbeatSender
 from agent.control.orders import Handler, OrderFailed, Orders
@@ -101,7 +102,7 @@ class _Agent:
     ) -> None:
         self._settings = settings
         self._folder = folder
-        self._api = ApiClient(session, settings.api)
+        self._api = ApiClient(session, settings.api, tls=trust(settings))
         self._board = StatusBoard()
         self._tunnel = self._build_tunnel()
         self._resolvers = settings.exit.resolvers if settings.exit else ()
@@ -149,6 +150,7 @@ class _Agent:
             if self._tunnel is not None:
                 await self._tunnel.start(tasks)
             enrolment = await ensure_enrolled(self._settings, self._folder, self._api)
+            self._api = replace(self._api, tls=trust(self._settings, enrolment))
             if self._tunnel is not None:
                 await self._tunnel.kill_switch.allow_control(enrolment.xds)
             write_secrets(

@@ -44,13 +44,21 @@ def _open_kill_switch(wanted: bool) -> None:  # noqa: FBT001  # typer calls it s
 def agent(
     *,
     role: Annotated[Role, _option("--role", "What the proxy is.")],
-    api: Annotated[str, _option("--api", "The control plane's REST API, as http://host:port.")],
+    api: Annotated[str, _option("--api", "The control plane's REST API, as https://host:port.")],
     state: Annotated[
         Path, _option("--state", "The folder for key, certificate and Envoy's files; created if it is missing.")
     ],
     name: Annotated[str, _option("--name", "The proxy's name in its fleet or pool.")],
     token_file: Annotated[
         Path | None, _option("--token-file", "The file with the join token; needed for the first start only.")
+    ] = None,
+    api_ca: Annotated[
+        Path | None,
+        _option(
+            "--api-ca",
+            "The file with the authority of the API's certificate, as `exitplane ca` prints it; by default the system's, and"
+            " after the enrolment the control plane's own.",
+        ),
     ] = None,
     locality: Annotated[
         str | None, _option("--locality", "Where the proxy runs, as REGION or REGION/ZONE: gateways prefer near exits.")
@@ -271,6 +279,7 @@ def agent(
         state=state,
         name=name,
         token_file=token_file,
+        api_ca=api_ca,
         locality=locality,
         drain_time_s=drain_time_s,
         concurrency=concurrency,

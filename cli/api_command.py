@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
-from cli.credentials import authorization
+from cli.credentials import api_ca, authorization
 from cli.terminal import printable
 from client.errors import ApiRefused
 from model.errors import ExitplaneError
@@ -40,7 +40,7 @@ def run(api: str, do: Callable[[Client], Awaitable[T]]) -> T:
     header = authorization(api)
 
     async def call() -> T:
-        async with Client(api, header) as client:
+        async with Client(api, header, ca=api_ca()) as client:
             return await do(client)
 
     try:

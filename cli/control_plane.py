@@ -19,6 +19,12 @@ from api.app import create_app
 from api.http.connections import BoundedProtocol, close_overdue, server_config
 from api.kernel.context import ApiContext
 from api.runtime.accept_probe import AcceptProbe
+from api.runtime.api_certificate import (
+    ApiCertificate,
+    CertificateFiles,
+    CertificateSource,
+    IssuedCertificate,
+)
 from api.runtime.auth_state import AuthState
 from api.runtime.certificate_cache import CertificateCache
 from api.runtime.heartbeat_sink import HeartbeatSink
@@ -65,8 +71,9 @@ def run() -> None:
     """Run until SIGINT or SIGTERM, with settings from the environment. Raises ExitplaneError."""
     configure_logging()
     settings = read_settings()
+    scheme = "https" if settings.serves_tls else "http"  # before anything listens
     with _sockets(settings.api_addresses) as sockets, _database_url(settings) as (url, embedded):
-        uvloop.run(_serve(settings, url, sockets, embedded=embedded))
+        uvloop.run(_serve(settings, url, sockets, scheme, embedded=embedded))
 
 
 @contextmanager
@@ -102,7 +109,7 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-async def _serve(settings: Settings, url: str, sockets: list[socket.socket], *, embedded: bool) -> None:
+async def _serve(settings: Settings, url: str, sockets: list[socket.socket], scheme: str, *, embedded: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -110,7 +117,13 @@ async def _serve(settings: Settings, url: str, sockets: list[socket.socket], *, 
     database = Database(url, keyring=keyring)
     try:
         async with open_control_plane(settings, database, sockets):
-            log.info("serve.started", api=settings.api_listen, xds=settings.xds_listen, embedded_postgres=embedded)
+            log.info(
+                "serve.started",
+                api=settings.api_listen,
+                scheme=scheme,
+                xds=settings.xds_listen,
+                embedded_postgres=embedded,
+            )
             await stop.wait()
             log.info("serve.stopping")
     finally:
@@ -144,11 +157,12 @@ async def open_control_plane(
 ) -> AsyncIterator[XdsServer]:
     """Run the xDS server, the keeper and the API on a migrated database while the block lasts.
 
-    `sockets` are the API's, already listening. Raises BadSettings, xds.server.server.XdsPortInUse, and EnvoyMissing where
+    `sockets` are the API's, already listening. Raises BadSettings, BadCertificate, xds.server.server.XdsPortInUse, and EnvoyMissing where
     configuration is to be checked with Envoy.
     """
     async with database.session() as session:
         authority = await enrolment.ensure_authority(session, lambda: create_authority(_now()))
+    certificate = ApiCertificate(_certificate_source(settings, authority), _now) if settings.serves_tls else None
     connections = settings.connection_limits(raise_limit())
     async with (
         run_server(
@@ -168,7 +182,7 @@ async def open_control_plane(
         _gc_tuning(xds),
         _keeper(database, settings),
         _containers(database, authority, settings),
-        _api(settings, connections, database, authority, xds, sockets),
+        _api(settings, connections, database, authority, xds, certificate, sockets),
     ):
         yield xds
 
@@ -212,6 +226,7 @@ async def _containers(database: Database, authority: CertificateAuthority, setti
         instance=thumbprint_of(authority.certificate_pem)[:_INSTANCE_LENGTH],
         api=settings.container_api,
         secrets=settings.container_secrets,
+        api_ca=authority.certificate_pem if settings.issues_api_certificate else None,
     )
     async with asyncio.TaskGroup() as tasks:
         work = run_containers(database, settings.container_engine, context, _now)
@@ -229,19 +244,28 @@ async def _api(
     database: Database,
     authority: CertificateAuthority,
     xds: XdsServer,
+    certificate: ApiCertificate | None,
     sockets: list[socket.socket],
 ) -> AsyncIterator[None]:
-    """Serve the API. At the end of the block the HTTP server stops first, then received heartbeats are stored."""
-    probe = AcceptProbe(sockets, _now)
+    """Serve the API, over TLS with a certificate. At the end of the block the HTTP server stops first, then received heartbeats are stored."""
+    probe = AcceptProbe(sockets, _now, tls=certificate is not None)
     table = ConnectionTable[BoundedProtocol]("api", connections)
     context = _context(settings, database, authority, xds, probe, table)
     app = create_app(context)
-    config = server_config(app, table, trusted_proxies=settings.trusted_proxies, timeout_graceful_shutdown=API_STOP_S)
+    config = server_config(
+        app,
+        table,
+        tls=(lambda: certificate.context) if certificate else None,
+        trusted_proxies=settings.trusted_proxies,
+        timeout_graceful_shutdown=API_STOP_S,
+    )
     server = _Server(config)
     async with asyncio.TaskGroup() as tasks:
         parts = (context.heartbeat_sink, context.certificate_cache, context.pending_orders)
         background = [tasks.create_task(each.run()) for each in parts]
         background += [tasks.create_task(each) for each in (probe.run(), close_overdue(table))]
+        if certificate is not None:
+            background.append(tasks.create_task(certificate.run()))
         listening = [*sockets, *(each.dup() for each in sockets for _ in range(_ACCEPTS_PER_TURN - 1))]
         serving = tasks.create_task(server.serve(sockets=listening))
         try:
@@ -253,6 +277,13 @@ async def _api(
                 await serving
             for task in background:
                 task.cancel()
+
+
+def _certificate_source(settings: Settings, authority: CertificateAuthority) -> CertificateSource:
+    certificate, key = settings.api_tls_certificate_file, settings.api_tls_key_file
+    if certificate is None or key is None:
+        return IssuedCertificate(authority, settings.api_hosts)
+    return CertificateFiles(certificate, key)
 
 
 def _context(

@@ -85,10 +85,16 @@ def call_api(api: str, do: Callable[[Client], Awaitable[T]], authorization: str 
     from client import Client
 
     async def call() -> T:
-        async with Client(normalize_url(api), authorization) as client:
+        async with Client(normalize_url(api), authorization, ca=api_ca()) as client:
             return await do(client)
 
     return asyncio.run(call())
+
+
+def api_ca() -> Path | None:
+    """Return the file of EXITPLANE_API_CA, with the authority of the API's certificate; None: the system's."""
+    file = os.environ.get("EXITPLANE_API_CA")
+    return Path(file) if file else None
 
 
 def normalize_url(api: str) -> str:

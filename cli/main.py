@@ -86,6 +86,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "cli.encryption:encryption",
         "Create and rotate the keys that seal the secrets in the database, and see which of them are in use.",
     ),
+    "ca": (
+        "cli.ca:ca",
+        "Print the certificate of the control plane's authority, from this host's database or that of EXITPLANE_DATABASE_URL.",
+    ),
     "audit": ("cli.audit:audit", "Verify the audit log, or export it."),
 }
 """Commands by name: `module:attribute`, and the first paragraph of the help.

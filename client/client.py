@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 from api.http.paths import BASE_PATH
@@ -68,13 +69,18 @@ class Client:
                 print(exit.name)
 
     Each write has a dry run (`try_create`, …). With `if_match` a write is refused if somebody else changed the object since it
-    was read (`read_with_etag`). `sleep` is called between two attempts.
+    was read (`read_with_etag`). `ca` is a file with the authority of an `https://` URL, in PEM; None: the system's. `sleep` is called between two attempts.
     """
 
     def __init__(
-        self, url: str, authorization: str | None = None, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        url: str,
+        authorization: str | None = None,
+        *,
+        ca: Path | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._transport = Transport(url, authorization, sleep)
+        self._transport = Transport(url, authorization, sleep, ca)
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -36,6 +37,10 @@ class NotConnected(Exception):
 
 class NotTrusted(NotConnected):
     """The server's certificate is for another name, or not signed by a trusted authority."""
+
+
+class BadAuthority(Exception):
+    """The file of the authority that a server's certificate must be signed by cannot be used."""
 
 
 class ConnectionBroken(Exception):
@@ -72,10 +77,15 @@ class HttpResponse:
 
 
 class HttpOrigin:
-    """A client of one server, which keeps connections and cookies."""
+    """A client of one server, which keeps connections and cookies.
 
-    def __init__(self, url: str) -> None:
+    The server's certificate must be signed by an authority of `ca`, a file in PEM, or by one that the system trusts for None.
+    """
+
+    def __init__(self, url: str, ca: Path | None = None) -> None:
         self._url = url
+        self._ca = ca
+        self._tls: ssl.SSLContext | None = None
         self._idle: list[_Connection] = []
         self._closed = False
         self._cookies = CookieJar()
@@ -91,7 +101,7 @@ class HttpOrigin:
     async def request(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes = b""
     ) -> AsyncIterator[HttpResponse]:
-        """Send a request for a target below the origin's URL. Raises BadUrl, BadHeader, NotConnected, ConnectionBroken."""
+        """Send a request for a target below the origin's URL. Raises BadUrl, BadHeader, BadAuthority, NotConnected, ConnectionBroken."""
         base, port = _split(self._url)
         path, secure = base.path.rstrip("/") + target, base.scheme == "https"
         cookies = self._cookies.header(path.partition("?")[0], secure=secure)
@@ -101,7 +111,10 @@ class HttpOrigin:
         if body or method in {"POST", "PUT", "PATCH"}:
             fields["Content-Length"] = str(len(body))
         head = _head(method, path, fields)
-        connection = self._take_idle() or await _connect(base.hostname or "", port, secure=secure)
+        if secure and self._tls is None:
+            self._tls = _open_context(self._ca)
+        context = self._tls if secure else None
+        connection = self._take_idle() or await _connect(base.hostname or "", port, context)
         try:
             response = HttpResponse(connection, await connection.send(head, body))
             self._cookies.update(response.headers.all_of("Set-Cookie"))
@@ -184,10 +197,9 @@ class _Connection:
             await self._writer.wait_closed()
 
 
-async def _connect(host: str, port: int, *, secure: bool) -> _Connection:
+async def _connect(host: str, port: int, context: ssl.SSLContext | None) -> _Connection:
     try:
         async with asyncio.timeout(_CONNECT_S):
-            context = _tls() if secure else None
             return _Connection(*await asyncio.open_connection(host, port, ssl=context, happy_eyeballs_delay=0.25))
     except TimeoutError as error:
         raise NotConnected(f"no connection within {_CONNECT_S:g} s") from error
@@ -219,7 +231,12 @@ def _head(method: str, target: str, headers: Mapping[str, str]) -> h11.Request:
         raise BadHeader(str(error)) from error
 
 
-def _tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()
+def _open_context(ca: Path | None) -> ssl.SSLContext:
+    """Return a context that trusts the authorities of a file, or the system's. Raises BadAuthority."""
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except OSError as error:  # ssl.SSLError is one
+        reason = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        raise BadAuthority(f"{ca} cannot be used ({reason})") from error
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -8,13 +8,23 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeAlias, TypeVar
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 from api.http.paths import PROXIES_HEADER, REVISION_HEADER
 from client.errors import ApiRefused, ApiUnreachable
-from client.http import BadHeader, BadUrl, ConnectionBroken, HttpOrigin, HttpResponse, NotConnected, NotTrusted
+from client.http import (
+    BadAuthority,
+    BadHeader,
+    BadUrl,
+    ConnectionBroken,
+    HttpOrigin,
+    HttpResponse,
+    NotConnected,
+    NotTrusted,
+)
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -93,15 +103,20 @@ class Transport:
     """
 
     def __init__(
-        self, url: str, authorization: str | None, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        url: str,
+        authorization: str | None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        ca: Path | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self._authorization = authorization
         self._sleep = sleep
+        self._ca = ca
         self._origin: HttpOrigin | None = None
 
     async def __aenter__(self) -> Self:
-        self._origin = HttpOrigin(self.url)
+        self._origin = HttpOrigin(self.url, self._ca)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -214,7 +229,11 @@ class Transport:
         except NotTrusted as error:
             raise ApiUnreachable(
                 f"the certificate of the API at {self.url} is not trusted ({error})",
-                hint="use the host name of the certificate, or set SSL_CERT_FILE to the file of its authority",
+                hint="use a host name of the certificate, and set EXITPLANE_API_CA (`ca`) to the file of its authority (`exitplane ca`)",
+            ) from error
+        except BadAuthority as error:
+            raise ApiUnreachable(
+                f"the authority's file {error}", hint="set EXITPLANE_API_CA (`ca`) to the output of `exitplane ca`"
             ) from error
         except NotConnected as error:
             raise ApiUnreachable(f"the API at {self.url} does not answer ({error})", hint=_HINT) from error

@@ -155,6 +155,7 @@ class Lab:
         return {
             "EXITPLANE_STATE_DIR": str(self.state_dir / "control-plane"),
             "EXITPLANE_API_LISTEN": ",".join(f"{host}:{self._ports['--api-port']}" for host in hosts),
+            "EXITPLANE_API_INSECURE": "true",  # the underlay is on this machine
             "EXITPLANE_XDS_LISTEN": ",".join(f"{host}:{self._ports['--xds-port']}" for host in hosts),
             "EXITPLANE_HEARTBEAT_INTERVAL_S": f"{self.settings.heartbeat_interval_s:g}",
             "EXITPLANE_SILENCE_TIMEOUT_S": f"{self.settings.silence_timeout_s:g}",

@@ -5,8 +5,10 @@ Pure functions over PEM text; `model.repositories.enrolment` stores the key.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -89,14 +91,25 @@ def _requested_names(request: x509.CertificateSigningRequest) -> list[x509.Gener
         raise BadSigningRequest("the CSR's extensions are malformed", hint="send a CSR without extensions") from error
 
 
-def issue_server(authority: CertificateAuthority, now: datetime) -> KeyPair:
-    """Issue a certificate and key for the xDS port of this replica."""
+def issue_server(authority: CertificateAuthority, now: datetime, hosts: Iterable[str] = ()) -> KeyPair:
+    """Issue a certificate and key for the xDS port of this replica, or for its API, which is dialled at `hosts`.
+
+    A host is a DNS name in ASCII or an IP address.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     names = [
         x509.DNSName(XDS_SERVER_NAME),
         x509.UniformResourceIdentifier(f"spiffe://{TRUST_DOMAIN}/control-plane"),
+        *map(_name_of_host, hosts),
     ]
     return KeyPair(_sign_leaf(authority, key.public_key(), XDS_SERVER_NAME, names, now), _key_pem(key))
+
+
+def _name_of_host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _sign_leaf(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -39,6 +40,18 @@ class OidcSettings:
     roles: tuple[tuple[str, str], ...] = ()
 
 
+_HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.(?!-)[A-Za-z0-9-]{1,63})*")
+
+
+def is_address(host: str) -> bool:
+    """Return True for an IP address."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _addresses(text: str) -> str:
     for part in text.split(","):
         parse_endpoint(part, lowest_port=0)
@@ -47,6 +60,17 @@ def _addresses(text: str) -> str:
 
 def _address(text: str | None) -> str | None:
     return text and _addresses(text)
+
+
+def _hosts(text: str) -> str:
+    for host in _read_hosts(text):
+        if not is_address(host) and not _HOST_NAME.fullmatch(host):
+            raise ValueError(f"{host!r} is neither a host name nor an IP address")
+    return text
+
+
+def _read_hosts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _networks(text: str) -> str:
@@ -71,10 +95,7 @@ def _secure_url(text: str | None) -> str | None:
 
 
 def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return ip_address(host).is_loopback if is_address(host) else host == "localhost"
 
 
 def _engine(text: str | None) -> str | None:
@@ -133,6 +154,16 @@ class Settings(BaseSettings):
     """The file with these keys, a line each; unset: encryption.key in the state folder."""
     api_listen: Annotated[str, NoDecode, AfterValidator(_addresses)] = "127.0.0.1:8000"
     """host:port, or several separated by commas."""
+    api_tls: bool = False
+    """Serve the API over TLS. The control plane's authority issues the certificate, unless files are given."""
+    api_tls_hosts: Annotated[str, NoDecode, AfterValidator(_hosts)] = ""
+    """Host names and addresses, with commas, at which clients reach the API, for the issued certificate."""
+    api_tls_certificate_file: Path | None = None
+    """A certificate with its chain, in PEM; read again when it changes. With api_tls_key_file it implies api_tls."""
+    api_tls_key_file: Path | None = None
+    """The key of that certificate, in PEM, readable by its owner alone."""
+    api_insecure: bool = False
+    """Let the API listen without TLS on addresses that are not loopback."""
     xds_listen: Annotated[str, NoDecode, AfterValidator(_addresses)] = "127.0.0.1:18000"
     xds_advertise: Annotated[str | None, AfterValidator(_address)] = None
     """host:port that proxies dial for xDS; unset: the host at which they reached the API, with the port of xds_listen."""
@@ -215,6 +246,39 @@ class Settings(BaseSettings):
         return ConnectionLimits(
             total, self.waiting_per_address, self.request_timeout_s, _read_networks(self.trusted_proxies)
         )
+
+    @property
+    def serves_tls(self) -> bool:
+        """True if the API speaks TLS.
+
+        Raises BadSettings for half of a certificate, and for plain HTTP on an address of which strangers can listen in.
+        """
+        if bool(self.api_tls_certificate_file) != bool(self.api_tls_key_file):
+            raise BadSettings(
+                "EXITPLANE_API_TLS_CERTIFICATE_FILE and EXITPLANE_API_TLS_KEY_FILE belong together", hint="set both"
+            )
+        if self.api_tls or self.api_tls_certificate_file is not None:
+            return True
+        exposed = [str(each) for each in self.api_addresses if not _is_loopback(each.host)]
+        if exposed and not self.api_insecure:
+            raise BadSettings(
+                f"EXITPLANE_API_LISTEN has {exposed[0]}, where the API would carry passwords and tokens in clear",
+                hint="set EXITPLANE_API_TLS=true, or EXITPLANE_API_INSECURE=true if nobody can listen in on that network",
+            )
+        return False
+
+    @property
+    def issues_api_certificate(self) -> bool:
+        """True if the control plane's authority issues the API's certificate. Raises BadSettings as `serves_tls` does."""
+        return self.serves_tls and self.api_tls_certificate_file is None
+
+    @property
+    def api_hosts(self) -> list[str]:
+        """The hosts for which a certificate of the API is issued: those that are set, those it listens on, and loopback."""
+        advertised = [parse_endpoint(self.xds_advertise).host] if self.xds_advertise else []
+        listening = [each.host for each in self.api_addresses]
+        found = [*_read_hosts(self.api_tls_hosts), *listening, *advertised, "localhost", "127.0.0.1", "::1"]
+        return [host for host in dict.fromkeys(found) if not is_address(host) or not ip_address(host).is_unspecified]
 
     @property
     def api_addresses(self) -> list[Endpoint]:

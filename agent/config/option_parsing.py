@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from ipaddress import ip_address
+from pathlib import Path
 
 from yarl import URL
 
@@ -63,6 +65,19 @@ def parse_api(text: str) -> URL:
     if url.query:
         raise BadSetting(f"--api {text!r} is not the URL of an API", hint="leave out what follows the ?")
     return url
+
+
+def read_authority(option: str, path: Path) -> str:
+    """Read the file of an authority, in PEM. Raises BadSetting, which names `option`."""
+    hint = "name the output of `exitplane ca`"
+    try:
+        text = path.read_text()
+        ssl.create_default_context(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        raise BadSetting(f"{option} {path} cannot be used (it holds no certificate)", hint=hint) from error
+    except OSError as error:
+        raise BadSetting(f"{option} {path} cannot be used ({error.strerror})", hint=hint) from error
+    return text
 
 
 def read_locality(option: str, text: str) -> Locality:

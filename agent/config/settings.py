@@ -124,6 +124,7 @@ class ExitSettings:
 class AgentSettings:
     """The settings of an agent, which is a gateway's unless it has an `exit`.
 
+    `api_ca` holds the authorities that sign the API's certificate, in PEM; None: the system's and that of the enrolment.
     `drain_time_s` is Envoy's drain time, and how long open tunnels may delay the agent's end; None leaves Envoy its default and delays
     the end by a few seconds at most. None elsewhere leaves the choice to Envoy or to the agent.
     """
@@ -132,6 +133,7 @@ class AgentSettings:
     state: Path
     name: str
     token_file: Path | None
+    api_ca: str | None = None
     exit: ExitSettings | None = None
     locality: Locality | None = None
     drain_time_s: float | None = None

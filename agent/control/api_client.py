@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -12,6 +13,8 @@ from typing import Any, Final
 import aiohttp
 from yarl import URL
 
+from agent.config.identity import Enrolment
+from agent.config.settings import AgentSettings
 from model.errors import ExitplaneError
 
 PROBLEM: Final = "application/problem+json"
@@ -48,6 +51,21 @@ class RefusedByApi(ExitplaneError):
         self.answered_at = answered_at
 
 
+def open_context(authorities: Iterable[str], *, system: bool) -> ssl.SSLContext:
+    """Return a context that trusts authorities in PEM, and those of the system too if `system`."""
+    context = ssl.create_default_context() if system else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for each in authorities:
+        context.load_verify_locations(cadata=each)
+    return context
+
+
+def trust(settings: AgentSettings, enrolment: Enrolment | None = None) -> ssl.SSLContext:
+    """Return a context that trusts the authority of --api-ca; without one the system's, and that of the enrolment."""
+    if settings.api_ca is not None:
+        return open_context([settings.api_ca], system=False)
+    return open_context([enrolment.authority_pem] if enrolment else [], system=True)
+
+
 @dataclass(frozen=True, slots=True)
 class ApiClient:
     """Posts JSON to the API at `url` (`http://host:port`, or below a path)."""
@@ -55,6 +73,8 @@ class ApiClient:
     session: aiohttp.ClientSession
     url: URL
     timeout: aiohttp.ClientTimeout = field(default=_TIMEOUT)
+    tls: ssl.SSLContext | None = None
+    """The authorities that sign the API's certificate; None: those of the system."""
 
     async def post(self, path: str, body: bytes, authorization: str | None = None) -> Mapping[str, Any]:
         """Post a body and return the reply's JSON object. `path` begins with `/api/v1`.
@@ -67,11 +87,16 @@ class ApiClient:
         url = self.url.with_path(self.url.path.rstrip("/") + path)
         try:
             async with self.session.post(
-                url, data=body, headers=headers, timeout=self.timeout, allow_redirects=False
+                url, data=body, headers=headers, timeout=self.timeout, ssl=self.tls or True, allow_redirects=False
             ) as response:
                 return _read_reply(url, response, await response.read())
         except TimeoutError as error:
             raise ApiUnavailable(f"{self.url} did not answer in time") from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            reason = getattr(error.certificate_error, "verify_message", str(error.certificate_error))
+            raise ApiUnavailable(
+                f"the certificate of {self.url} is not trusted ({reason}); name its authority's file with --api-ca"
+            ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ApiUnavailable(f"{self.url} cannot be reached ({error})") from error
 

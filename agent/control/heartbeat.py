@@ -66,7 +66,7 @@ class HeartbeatSender:
         load: LoadReader | None = None,
         cutter: ConnectionCutter | None = None,
     ) -> None:
-        self._api = ApiClient(api.session, api.url, TIMEOUT)
+        self._api = ApiClient(api.session, api.url, TIMEOUT, api.tls)
         self._enrolment = enrolment
         self._board = board
         self._orders = orders

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -10,6 +12,7 @@ from typing import Any, ClassVar, Final
 import uvicorn
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import get_remote_addr
 
 from model.connection_table import ConnectionTable
 
@@ -62,16 +65,55 @@ class BoundedProtocol(HttpToolsProtocol):
             self.send_400_response("The head of the request is too large.")
 
 
+class TlsHandshake(SSLProtocol):
+    """TLS on a connection, which waits in the table from its acceptance until the handshake is complete.
+
+    asyncio tells the protocol above of a connection only then, and strangers need not complete theirs.
+    """
+
+    max_size = 16 * 1024
+    """The buffer of a connection in bytes: one record (RFC 8446, section 5.1). asyncio's is sixteen times as large."""
+
+    def __init__(self, table: ConnectionTable[Any], context: ssl.SSLContext, http: BoundedProtocol) -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+        done.add_done_callback(self._leave_table)
+        super().__init__(loop, http, context, done, server_side=True)
+        self._table = table
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        client = get_remote_addr(transport)
+        super().connection_made(transport)
+        for each in self._table.add(self, client[0] if client else ""):
+            each.transport.abort()
+
+    def _leave_table(self, done: asyncio.Future[Any]) -> None:
+        done.exception()  # a handshake that fails is nobody's error
+        self._table.remove(self)
+
+
 def server_config(
-    app: ASGIApp, table: ConnectionTable[Any], *, trusted_proxies: str = "", **more: Any
+    app: ASGIApp,
+    table: ConnectionTable[Any],
+    *,
+    tls: Callable[[], ssl.SSLContext] | None = None,
+    trusted_proxies: str = "",
+    **more: Any,
 ) -> uvicorn.Config:
-    """Configure the HTTP server.
+    """Configure the HTTP server, which speaks TLS if `tls` returns the context for the next connection.
 
     `trusted_proxies` are addresses and networks, with commas, whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
     """
+    plain = type("ListenerProtocol", (BoundedProtocol,), {"table": table})
+
+    def secure(**arguments: Any) -> TlsHandshake:
+        assert tls is not None
+        return TlsHandshake(table, tls(), plain(**arguments))
+
     return uvicorn.Config(
         app,
-        http=type("ListenerProtocol", (BoundedProtocol,), {"table": table}),
+        http=secure if tls else plain,  # type: ignore[arg-type]  # it is called as a class is
         ws="none",
         log_config=None,
         access_log=False,
@@ -83,7 +125,7 @@ def server_config(
     )
 
 
-async def close_overdue(table: ConnectionTable[BoundedProtocol]) -> None:
+async def close_overdue(table: ConnectionTable[Any]) -> None:
     """Close connections that have waited for too long, until cancelled."""
     while True:
         await asyncio.sleep(_CHECK_S)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
@@ -32,11 +33,13 @@ class AcceptProbe:
         *,
         period_s: float = 0.5,
         timeout_s: float = 2.0,
+        tls: bool = False,
     ) -> None:
         self._addresses = [_dialled(each) for each in sockets]
         self._clock = clock
         self._period_s = period_s
         self._timeout_s = timeout_s
+        self._tls = _unverified_context() if tls else None
         self._reached = True
         self.reached_at: datetime | None = None
         """The time of the last success; None before the first."""
@@ -55,22 +58,29 @@ class AcceptProbe:
         try:
             async with asyncio.timeout(self._timeout_s):
                 for host, port in self._addresses:
-                    await _request(host, port)
+                    await _request(host, port, self._tls)
         except (OSError, asyncio.IncompleteReadError):  # TimeoutError is an OSError
             return False
         self.reached_at = self._clock()
         return True
 
 
-async def _request(host: str, port: int) -> None:
+async def _request(host: str, port: int, tls: ssl.SSLContext | None) -> None:
     """Request the health of a listener. Raises OSError and asyncio.IncompleteReadError."""
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await asyncio.open_connection(host, port, ssl=tls)
     try:
         writer.write(_REQUEST)
         if await reader.readexactly(len(_OK)) != _OK:
             raise ConnectionError
     finally:
         writer.transport.abort()
+
+
+def _unverified_context() -> ssl.SSLContext:
+    """Return a context that accepts any certificate: the probe dials a socket of its own process, and sends no secret."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def _dialled(listening: socket.socket) -> tuple[str, int]:

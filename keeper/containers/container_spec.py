@@ -20,6 +20,7 @@ SLOT_LABEL: Final = "exitplane.slot"
 TEMPLATE_LABEL: Final = "exitplane.template"
 """The digest of the settings that the container was created with."""
 TOKEN_PATH: Final = "/run/exitplane/join-token"  # noqa: S105 - where the token is, not the token
+CA_PATH: Final = "/run/exitplane/api-ca.pem"
 STATE_PATH: Final = "/var/lib/exitplane-agent"
 _POOL_NAME_MAX: Final = 40
 _SCALING_FIELDS: Final = frozenset({"minimum", "maximum", "requests_per_exit", "drain_s"})
@@ -31,12 +32,14 @@ class SpecContext:
     """Settings that all containers of an installation share.
 
     `instance` tells its containers from those of others at the same engine. `api` is the URL at which they reach the API,
-    `secrets` the folder on the engine's host with the files that pools name.
+    `secrets` the folder on the engine's host with the files that pools name. `api_ca` is the authority (PEM) of the API's
+    certificate; None: one that the system in the container trusts.
     """
 
     instance: str
     api: str
     secrets: Path | None = None
+    api_ca: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ def container_name(pool: ContainerPool, slot: int) -> str:
 def template_digest(settings: ContainerSettings, context: SpecContext) -> str:
     """Return a digest that changes when a container would be created differently."""
     fields = {name: value for name, value in asdict(settings).items() if name not in _SCALING_FIELDS}
-    written = json.dumps([fields, context.api, str(context.secrets)], sort_keys=True)
+    shared = [context.api, str(context.secrets), *([CA_PATH] if context.api_ca else [])]
+    written = json.dumps([fields, *shared], sort_keys=True)
     return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
@@ -130,4 +134,5 @@ def _environment(
         "EXITPLANE_AGENT_TOKEN_FILE": TOKEN_PATH,
         "EXITPLANE_AGENT_ADDRESS": address,
         "EXITPLANE_AGENT_PORT": str(port),
+        **({"EXITPLANE_AGENT_API_CA": CA_PATH} if context.api_ca else {}),
     }

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from keeper.containers.commands import STOP_S
-from keeper.containers.container_spec import TOKEN_PATH, PoolSlot, SpecContext, container_name, creation_body
+from keeper.containers.container_spec import CA_PATH, TOKEN_PATH, PoolSlot, SpecContext, container_name, creation_body
 from keeper.containers.engine import Engine
 from keeper.containers.engine_responses import ContainerState
 from keeper.containers.errors import EngineError, NoSuchContainer
@@ -90,6 +90,8 @@ class ActionExecutor:
             detail = {"name": made.name, "proxy": row.name, "uses": 1, "takes_over": True}
             unit.audit(AuditEntry("created", "join-token", str(made.id), self.pool.fleet_id, detail))
         await self.engine.put_file(container_id, TOKEN_PATH, f"{token}\n".encode())
+        if self.context.api_ca is not None:
+            await self.engine.put_file(container_id, CA_PATH, self.context.api_ca.encode())
         row.started_at = self.clock()
         await self.engine.start(container_id)
         row.state, row.status = ContainerState.RUNNING, ""

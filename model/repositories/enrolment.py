@@ -60,6 +60,11 @@ async def ensure_authority(session: AsyncSession, create: Callable[[], Certifica
     return CertificateAuthority(row.certificate, row.key)
 
 
+async def authority_certificate(session: AsyncSession) -> str | None:
+    """Return the authority's certificate (PEM), for which no key is needed; None before the first start."""
+    return (await session.execute(select(col(AuthorityRow.certificate)))).scalar_one_or_none()
+
+
 async def record_certificate(unit: UnitOfWork, proxy_id: UUID, certificate_pem: str, now: datetime) -> None:
     """Store a certificate's public key, with which request signatures are verified."""
     unit.session.add(

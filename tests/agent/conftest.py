@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -89,6 +90,7 @@ class Plane:
     on_stopping: Callable[[], Awaitable[None]] | None = None
     certificate: str = ""
     runner: web.AppRunner | None = None
+    tls: ssl.SSLContext | None = None
     port: int = 0
     """A held port, so that it can stop and start again."""
 
@@ -106,9 +108,9 @@ class Plane:
         app.router.add_post("/api/v1/{kind}/{id}/heartbeat", self._receive_heartbeat)
         self.runner = web.AppRunner(app)
         await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", self.port, reuse_port=True)
+        site = web.TCPSite(self.runner, "127.0.0.1", self.port, ssl_context=self.tls, reuse_port=True)
         await site.start()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     async def stop(self) -> None:
         if self.runner is not None:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.config.option_parsing import BadSetting, parse_api
+from agent.config.option_parsing import BadSetting, parse_api, read_authority
 from agent.config.settings import ExitSettings
 from agent.config.state_dir import StateDir, StateDirUnusable
 from agent.control import enrolment as enrolments
-from agent.control.api_client import ApiClient, RefusedByApi
+from agent.control.api_client import ApiClient, ApiUnavailable, RefusedByApi, open_context, trust
 from agent.control.enrolment import BadEnrolment, ensure_enrolled, load
 from agent.net.backoff import Backoff
+from api.runtime.api_certificate import open_context as open_server_context
+from model.authority import create_authority, issue_server
 from model.endpoint import Endpoint
 from model.entities import Role
 from model.locality import Locality
@@ -250,6 +254,58 @@ async def test_missing_token_sends_no_request(plane, make_settings, enrol, tmp_p
 async def test_api_below_a_path_is_reached(http, plane):
     with pytest.raises(RefusedByApi, match="/below/api/v1/x answered 404"):
         await ApiClient(http, parse_api(f"{plane.url}/below/")).post("/api/v1/x", b"{}")
+
+
+@pytest.fixture
+async def secure_plane(plane, authority):
+    """The API over TLS, with a certificate of the control plane's authority."""
+    await plane.stop()
+    now = datetime.now(UTC)
+    plane.tls = open_server_context(issue_server(authority, now, ["127.0.0.1"]), now)
+    await plane.start()
+    return plane
+
+
+async def test_agent_enrols_where_its_authority_signed_the_certificate(
+    secure_plane, authority, make_settings, http, tmp_path
+):
+    file = tmp_path / "ca.pem"
+    file.write_text(authority.certificate_pem)
+    settings = replace(make_settings(Role.GATEWAY), api_ca=read_authority("--api-ca", file))
+    folder = StateDir(settings.state)
+    with folder.locked():
+        enrolled = await ensure_enrolled(settings, folder, ApiClient(http, settings.api, tls=trust(settings)))
+
+    assert enrolled.authority_pem == authority.certificate_pem
+
+
+async def test_untrusted_certificate_is_sent_no_token(secure_plane, make_settings, http):
+    settings = make_settings(Role.GATEWAY)
+    with pytest.raises(ApiUnavailable, match=r"is not trusted \(.*\); name its authority's file with --api-ca"):
+        await ApiClient(http, settings.api).post("/api/v1/proxies/register", b"{}")
+
+    assert secure_plane.enrolled == []
+
+
+async def test_enrolled_agent_trusts_the_authority_of_its_enrolment(secure_plane, authority, make_settings, http):
+    settings = make_settings(Role.GATEWAY)
+    folder = StateDir(settings.state)
+    with folder.locked():
+        given = ApiClient(http, settings.api, tls=open_context([authority.certificate_pem], system=False))
+        enrolled = await ensure_enrolled(settings, folder, given)
+    with pytest.raises(RefusedByApi, match="answered 404"):
+        await ApiClient(http, settings.api, tls=trust(settings, enrolled)).post("/api/v1/x", b"{}")
+    elsewhere = replace(settings, api_ca=create_authority(datetime.now(UTC)).certificate_pem)
+    with pytest.raises(ApiUnavailable, match="is not trusted"):  # --api-ca is the only one then
+        await ApiClient(http, settings.api, tls=trust(elsewhere, enrolled)).post("/api/v1/x", b"{}")
+
+
+@pytest.mark.parametrize(("content", "reason"), [(None, "No such file"), ("none", "it holds no certificate")])
+def test_unusable_file_of_an_authority_is_refused(content, reason, tmp_path):
+    if content is not None:
+        (tmp_path / "ca.pem").write_text(content)
+    with pytest.raises(BadSetting, match=rf"--api-ca .*ca.pem cannot be used \({reason}"):
+        read_authority("--api-ca", tmp_path / "ca.pem")
 
 
 def test_two_agents_cannot_share_a_folder(tmp_path):

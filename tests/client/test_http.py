@@ -205,8 +205,8 @@ async def secure(tmp_path):
     server.close()
 
 
-async def ask_over_tls(host, port):
-    origin = HttpOrigin(f"https://{host}:{port}")
+async def ask_over_tls(host, port, ca=None):
+    origin = HttpOrigin(f"https://{host}:{port}", ca)
     try:
         return await read(origin)
     finally:
@@ -217,6 +217,25 @@ async def test_https_accepts_a_certificate_of_the_given_authority(secure, monkey
     port, authority = secure
     monkeypatch.setenv("SSL_CERT_FILE", str(authority))
     assert await ask_over_tls("localhost", port) == (200, b"ok")
+
+
+async def test_https_trusts_the_given_file_alone(secure, tmp_path):
+    port, authority = secure
+    assert await ask_over_tls("localhost", port, authority) == (200, b"ok")
+    other = tmp_path / "other.pem"
+    other.write_text(create_authority(datetime.now(UTC)).certificate_pem)
+    with pytest.raises(NotTrusted, match="issuer"):
+        await ask_over_tls("localhost", port, other)
+
+
+@pytest.mark.parametrize(("content", "reason"), [(None, "No such file"), ("none", "it holds no certificate")])
+async def test_unusable_file_of_an_authority_is_named(content, reason, tmp_path):
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    async with Client("https://localhost:1", ca=file) as client:
+        with pytest.raises(ApiUnreachable, match=rf"{file} cannot be used \({reason}.*; set EXITPLANE_API_CA"):
+            await client.health()
 
 
 @pytest.mark.parametrize(("host", "trusts", "why"), [("localhost", False, "issuer"), ("127.0.0.1", True, "mismatch")])
@@ -231,5 +250,5 @@ async def test_https_refuses_other_certificates(secure, monkeypatch, host, trust
 async def test_error_names_the_variable_for_trusted_authorities(secure):
     port, _ = secure
     async with Client(f"https://localhost:{port}") as client:
-        with pytest.raises(ApiUnreachable, match=r"is not trusted .*; .*SSL_CERT_FILE"):
+        with pytest.raises(ApiUnreachable, match=r"is not trusted .*; .*EXITPLANE_API_CA"):
             await client.health()

@@ -16,13 +16,21 @@ import pytest
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
-from keeper.containers.container_spec import INSTANCE_LABEL, POOL_LABEL, SLOT_LABEL, TOKEN_PATH, SpecContext
+from keeper.containers.container_spec import (
+    INSTANCE_LABEL,
+    POOL_LABEL,
+    SLOT_LABEL,
+    TOKEN_PATH,
+    SpecContext,
+    template_digest,
+)
 from keeper.containers.engine import Engine
 from keeper.containers.reconciler import ContainerReconciler, run_containers, run_while_leased
 from model.database import Database
 from model.entities import Role
 from model.exit_states import ExitState
 from model.repositories import container_commands, containers, declared, exits, heartbeats, join_tokens
+from model.stored_containers import ContainerSettings
 from model.tables import ContainerCommandRow, ContainerRow, ExitRow, PoolRow, ProxyRow
 from model.unit_of_work import write
 from tests.conftest import KEYRING
@@ -179,6 +187,20 @@ async def test_each_container_has_its_own_secret_join_token(testbed, database):
             assert row.expires_at - testbed.clock() == timedelta(minutes=5)
         made = (await session.execute(text("SELECT action FROM audit_event WHERE kind = 'join-token'"))).scalars()
         assert [*made] == ["created", "created"]
+
+
+async def test_containers_get_the_authority_of_the_api_as_a_file(testbed):
+    await testbed.reconcile()
+    assert all("EXITPLANE_AGENT_API_CA" not in each.environment for each in testbed.engine.containers.values())
+
+    testbed.reconciler._context = replace(CONTEXT, api="https://plane:8000", api_ca="PEM")
+    changed = template_digest(ContainerSettings(**WANTED), testbed.reconciler._context)
+    assert changed != template_digest(ContainerSettings(**WANTED), replace(CONTEXT, api="https://plane:8000"))
+    testbed.engine.containers.clear()
+    await testbed.reconcile()
+    for each in testbed.engine.containers.values():
+        assert each.files[each.environment["EXITPLANE_AGENT_API_CA"]] == b"PEM"
+    assert testbed.engine.containers
 
 
 async def test_idle_fleet_gets_no_action(serving, database):

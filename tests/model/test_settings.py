@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,8 @@ def test_variables_are_read(monkeypatch):
         ("API_LISTEN", ":8000"),
         ("API_LISTEN", ""),
         ("API_LISTEN", "127.0.0.1:8000,"),
+        ("API_TLS_HOSTS", "api.example.net,a b"),
+        ("API_TLS_HOSTS", "-a"),
         ("XDS_LISTEN", "127.0.0.1:65536"),
         ("XDS_LISTEN", "127.0.0.1:-1"),
         ("XDS_ADVERTISE", "gateway"),
@@ -117,3 +120,38 @@ def test_trusted_proxies_must_be_addresses_or_networks(text, monkeypatch):
     monkeypatch.setenv("EXITPLANE_TRUSTED_PROXIES", text)
     with pytest.raises(BadSettings, match="EXITPLANE_TRUSTED_PROXIES"):
         read_settings()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:8000", "127.0.0.1:8000,[::]:8000", "192.0.2.1:8000", "plane:8000"])
+def test_plain_http_beyond_loopback_is_refused_unless_asked_for(monkeypatch, address):
+    monkeypatch.setenv("EXITPLANE_API_LISTEN", address)
+    monkeypatch.setenv("EXITPLANE_TRUSTED_PROXIES", "192.0.2.2")
+    exposed = re.escape(address.rpartition(",")[2])
+    with pytest.raises(BadSettings, match=rf"has {exposed}, where .* in clear; set EXITPLANE_API_TLS=true, or"):
+        _ = read_settings().serves_tls
+    monkeypatch.setenv("EXITPLANE_API_INSECURE", "true")
+    assert not read_settings().serves_tls
+    monkeypatch.setenv("EXITPLANE_API_TLS", "true")
+    assert read_settings().serves_tls
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:8000", "localhost:8000,[::1]:8000", "127.9.9.9:8000"])
+def test_plain_http_on_loopback_is_served(monkeypatch, address):
+    monkeypatch.setenv("EXITPLANE_API_LISTEN", address)
+    assert not read_settings().serves_tls
+
+
+def test_certificate_and_key_of_the_api_belong_together(monkeypatch):
+    monkeypatch.setenv("EXITPLANE_API_TLS_KEY_FILE", "/srv/key.pem")
+    with pytest.raises(BadSettings, match="belong together; set both"):
+        _ = read_settings().serves_tls
+    monkeypatch.setenv("EXITPLANE_API_TLS_CERTIFICATE_FILE", "/srv/certificate.pem")
+    assert read_settings().serves_tls
+
+
+def test_certificate_is_issued_for_the_hosts_of_the_api(monkeypatch):
+    monkeypatch.setenv("EXITPLANE_API_LISTEN", "0.0.0.0:8000,[::]:8000,192.0.2.1:8000")
+    monkeypatch.setenv("EXITPLANE_API_TLS_HOSTS", "api.example.net, 192.0.2.1")
+    monkeypatch.setenv("EXITPLANE_XDS_ADVERTISE", "plane.example.net:18000")
+    hosts = ["api.example.net", "192.0.2.1", "plane.example.net", "localhost", "127.0.0.1", "::1"]
+    assert read_settings().api_hosts == hosts
