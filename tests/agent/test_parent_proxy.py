@@ -197,7 +197,7 @@ def test_options_set_parent_and_credentials(tmp_path):
     exit_ = read_exit(Role.EXIT, options(**given))
     assert exit_.parent == ParentProxy(Endpoint("127.0.0.1", 8888), KNOWN, path)
     assert exit_.gluetun == GluetunAccess(URL("http://127.0.0.1:8000"))
-    settings = AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_)
+    settings = AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit=exit_)
     expected = {"address": "127.0.0.1", "port": 8888, "username": KNOWN.username, "password": KNOWN.password}
     assert _build_placement(settings)["parent"] == expected
     assert KNOWN.password not in repr(settings)
@@ -206,7 +206,7 @@ def test_options_set_parent_and_credentials(tmp_path):
 def test_registration_without_parent_has_no_parent_field(tmp_path):
     exit_ = read_exit(Role.EXIT, options())
     assert "parent" not in json.dumps(
-        _build_placement(AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit_))
+        _build_placement(AgentSettings(URL("http://127.0.0.1"), tmp_path, "us-1", None, exit=exit_))
     )
 
 
