@@ -127,6 +127,7 @@ def test_options_that_run_programs_or_bypass_tunnel_are_refused(option):
         (FILE + "data-ciphers AES-256-GCM:None\n", "line 11: data-ciphers allows none"),
         (FILE + "data-ciphers-fallback none\n", "line 11: data-ciphers-fallback allows none"),
         (FILE + "ncp-ciphers none:AES-128-GCM\n", "line 11: ncp-ciphers allows none"),
+        (FILE + "tls-cipher " + "A" * 242 + "\n", "line 11: is longer than 254 bytes"),
         (FILE.replace(CA, ""), "has no <ca>"),
         (FILE + KEY, "has one of <cert> and <key>"),
         (FILE.replace("auth-user-pass\n", ""), "does not authenticate the client"),
@@ -134,6 +135,12 @@ def test_options_that_run_programs_or_bypass_tunnel_are_refused(option):
 )
 def test_invalid_file_is_refused_with_line(text, message):
     assert message in refusal(text)
+
+
+def test_end_of_long_line_in_block_cannot_be_another_line_to_openvpn():
+    # OpenVPN reads 255 bytes at once: it would end the block here, and take what follows for options
+    assert "line 7: is longer than 254 bytes" in refusal(FILE.replace("<ca>\n", f"<ca>\n{'A' * 255}</ca>\nup x\n"))
+    assert parse(FILE.replace("<ca>\n", f"<ca>\n{'A' * 254}\n"))
 
 
 @given(st.lists(st.sampled_from([*FILE.splitlines(), "<key>", "up x", '"', "remote a 1"]) | st.text(max_size=30)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
@@ -22,6 +23,9 @@ _PROTOCOLS: Final = {
     **dict.fromkeys(("tcp", "tcp4", "tcp6", "tcp-client", "tcp4-client", "tcp6-client"), "tcp"),
 }
 _PORT: Final = 1194
+_LINE_MAX: Final = 254
+"""The bytes of a line that OpenVPN reads at once (OPTION_LINE_SIZE in its source). It takes what follows for another line, which may
+end a block, so that the rest of the block would count as options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class OpenVpnFile:
 
     def render(self) -> str:
         """Return the provider's part of OpenVPN's configuration."""
-        lines = [" ".join((option, *map(_quote, values))) for option, *values in self.settings]
+        lines = [_render(setting) for setting in self.settings]
         blocks = [f"<{name}>\n{text}</{name}>" for name, text in self.blocks]
         return "\n".join([*lines, *blocks, ""])
 
@@ -131,7 +135,7 @@ class _Reader:
             self._line = begun
             raise self._bad(f"<{block}> is not closed", f"end it with </{block}>")
         else:
-            lines.append(line.strip())
+            lines.append(self._fitting(line.strip()))
 
     # -- options
 
@@ -178,6 +182,7 @@ class _Reader:
                     f"{option} allows none, so the tunnel may be readable", "name a cipher, such as AES-256-GCM"
                 )
             case _ if option in PASSED_ON:
+                self._fitting(_render((option, *values)))
                 self._settings.append((option, *values))
             case _ if option not in IGNORED:
                 shown = option if _SHOWN_NAME.fullmatch(option) else "this"
@@ -222,8 +227,19 @@ class _Reader:
             raise self._bad("dhcp-option DNS is not behind the tunnel", "write the address of the provider's resolver")
         return str(address)
 
+    def _fitting(self, line: str) -> str:
+        """Return a line that OpenVPN will read. Raises BadTunnelFile when it would read the line's end as another line."""
+        if len(line.encode()) > _LINE_MAX:
+            raise self._bad(f"is longer than {_LINE_MAX} bytes, which OpenVPN cannot read", "break or shorten it")
+        return line
+
     def _bad(self, what: str, hint: str) -> BadTunnelFile:
         return BadTunnelFile(self._name, what, line=self._line, hint=hint)
+
+
+def _render(setting: Sequence[str]) -> str:
+    option, *values = setting
+    return " ".join((option, *map(_quote, values)))
 
 
 def _quote(text: str) -> str:
