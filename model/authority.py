@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from ipaddress import ip_address
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -64,12 +65,12 @@ def sign_request(authority: CertificateAuthority, csr_pem: str, identity: Identi
     """
     try:
         request = x509.load_pem_x509_csr(csr_pem.encode())
-    except ValueError as error:
+        public_key, is_signed = request.public_key(), request.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise BadSigningRequest("the CSR is not a PEM certificate signing request", hint="send one in PEM") from error
-    public_key = request.public_key()
     if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(public_key.curve, ec.SECP256R1):
         raise BadSigningRequest("the CSR's key is not ECDSA on P-256", hint="make the key on P-256 (prime256v1)")
-    if not request.is_signature_valid:
+    if not is_signed:
         raise BadSigningRequest("the CSR's signature does not match its key", hint="sign it with the key it holds")
     names = [x509.UniformResourceIdentifier(identity.uri), x509.DNSName(identity.server_name)]
     foreign = [each for each in _requested_names(request) if each not in names]

@@ -139,6 +139,25 @@ def test_a_certificate_in_place_of_a_request_is_refused(authority):
 
 
 @pytest.mark.parametrize(
+    ("part", "instead"),
+    [
+        (lambda own: spki(own)[-64:], bytes(64)),
+        (lambda _own: b"\x02\x01\x00", b"\x02\x01\x01"),
+        (lambda _own: b"=\x04\x03\x02", b"=\x04\x03\x7f"),
+    ],
+    ids=["a key off the curve", "an unknown version", "an unknown signature algorithm"],
+)
+def test_request_with_malformed_part_is_refused(authority, part, instead):
+    own = request(ec.generate_private_key(ec.SECP256R1()))
+    forged = own.public_bytes(serialization.Encoding.DER).replace(part(own), instead)
+    text = (
+        f"-----BEGIN CERTIFICATE REQUEST-----\n{base64.b64encode(forged).decode()}\n-----END CERTIFICATE REQUEST-----\n"
+    )
+    with pytest.raises(BadSigningRequest):
+        sign_request(authority, text, IDENTITY, NOW)
+
+
+@pytest.mark.parametrize(
     "make_key",
     [
         lambda: ec.generate_private_key(ec.SECP384R1()),
