@@ -170,12 +170,12 @@ local function target_of(authority, is_tunnel)
     return "?", "?", nil
   end
   port = #port <= 5 and (tonumber(port) or (port == "" and (is_tunnel and 443 or 80))) or "?"
-  local last = #host
+  local length, last = #host, #host
   while host:byte(last) == 46 do -- `example.com.` is `example.com`
     last = last - 1
   end
   host = host:sub(1, last)
-  if last == 0 or last > HOST_MAX or ("." .. host):find("..", 1, true) then
+  if last == 0 or length > HOST_MAX or ("." .. host):find("..", 1, true) then
     return "?", port, nil
   end
   host = host:lower():gsub("[^a-z0-9%.%-_:]", "?")

@@ -149,8 +149,8 @@ class RequestTarget:
 
 def parse_target(host: str, port: int) -> RequestTarget:
     """Normalise the host of a request's target. A host that is neither a name nor an address becomes INVALID_NAME."""
-    host = host.rstrip(".")
-    if not host or len(host.encode()) > _LONGEST_HOST or ".." in f".{host}":
+    too_long, host = len(host.encode()) > _LONGEST_HOST, host.rstrip(".")
+    if too_long or not host or ".." in f".{host}":
         return RequestTarget(INVALID_NAME, port, None)
     host = _without(host, rb"[^A-Za-z0-9.\-_:]", b"?")
     literal = RequestTarget(host, port, None)
