@@ -17,6 +17,7 @@ LOCK := requirements-dev.lock
 PROCESSES ?= 3
 SLOW_PROCESSES ?= 2
 SCALE ?= 5
+EXECUTIONS ?= 1000000
 # more processes than processors, for half of a test's time is waiting; who is done early takes over from the others
 SPREAD = -n $(PROCESSES) --dist worksteal
 # modules that share a lab still depend on the order in which they use it
@@ -27,7 +28,7 @@ OR_NONE = $(if $(ARGS),|| test $$? = 5)
 CONTAINERS = $(shell command -v podman >/dev/null || echo ' and not containers')
 NO_PODMAN = command -v podman >/dev/null || echo "podman is missing: the tests that need a real container engine are left out"
 
-.PHONY: help ready lint test test-slow test-all test-nightly demo dist dist-check bench lock wire goldens clean
+.PHONY: help ready lint test test-slow test-all test-nightly threats fuzz demo dist dist-check bench lock wire goldens clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -58,6 +59,12 @@ test-nightly: ready ## All tests, with asyncio's debug mode and five times the e
 	@$(NO_PODMAN)
 	EXITPLANE_TEST_SCALE=$(SCALE) $(BIN)/pytest -m "not tunnels$(CONTAINERS)" $(NIGHT) -n $(SLOW_PROCESSES) --dist worksteal $(ARGS) $(OR_NONE)
 	EXITPLANE_TEST_SCALE=$(SCALE) $(BIN)/pytest -m "tunnels$(CONTAINERS)" $(NIGHT) -n $(SLOW_PROCESSES) $(IN_ORDER) $(ARGS) $(OR_NONE)
+
+threats: ready ## The test of each door in docs/threat-model.md
+	$(BIN)/pytest $$(grep -oE 'tests/[a-z0-9_/]+\.py::[a-z0-9_]+' docs/threat-model.md | sort -u) -n $(SLOW_PROCESSES) $(IN_ORDER) $(ARGS)
+
+fuzz: ready ## Feed the parsers that read what strangers send, EXECUTIONS times in all
+	EXITPLANE_FUZZ_EXECUTIONS=$(EXECUTIONS) $(BIN)/pytest tests/fuzz -o timeout=14400 -n $(SLOW_PROCESSES) --dist worksteal $(ARGS)
 
 demo: ready ## Start everything on this machine; CHECK=1 asserts instead of waiting
 	$(BIN)/exitplane demo $(if $(CHECK),--check) $(ARGS)
