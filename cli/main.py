@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Annotated, Any, Final
@@ -160,5 +161,7 @@ def main() -> None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     # pydantic would read the metadata of every distribution to find plugins. Set it to "false" to use some.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
+    # a core file would have the keys that a process holds; `prlimit --core` allows one
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     with exit_on_error():
         app(prog_name="exitplane")

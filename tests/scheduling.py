@@ -9,6 +9,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 LABS = {
+    "test_canaries": "canaries",
     "test_changes_under_load": "lasting database",
     "test_fail_static": "lasting database",
     "test_restarts": "lasting database",
@@ -20,7 +21,7 @@ LABS = {
 }
 """The labs of end-to-end modules that do not use the default one."""
 DEFAULT_LAB = "two in us"
-LONGEST_FIRST = ("lasting database", DEFAULT_LAB, "leaks", "clock", "cut streams", "database away", "parents")
+LONGEST_FIRST = ("lasting database", DEFAULT_LAB, "leaks", "clock", "cut streams", "database away", "parents", "canaries")
 """The labs by the duration of their tests, so that two processes end at about the same time."""
 
 
