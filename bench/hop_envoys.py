@@ -133,9 +133,10 @@ class HopEnvoy:
 
 @dataclass(frozen=True, slots=True)
 class HopPair:
-    """A gateway's and an exit's Envoy. Clients in the gateway's namespace find the gateway at `address`."""
+    """A gateway's and an exit's Envoy. Clients in the gateway's namespace find the gateway at `address`, and the exit at its own."""
 
     address: tuple[str, int]
+    exit_address: tuple[str, int]
     gateway: HopEnvoy
     exit: HopEnvoy
 
@@ -148,6 +149,17 @@ class HopPair:
     def connections(self) -> int:
         """The number of connections from the gateway to the exit."""
         return self.gateway.read_gauge(f"{_STATS}.upstream_cx_active")
+
+    @property
+    def connections_to_exit(self) -> int:
+        """The number of connections that the exit holds, whoever opened them."""
+        host, port = self.exit_address
+        return self.exit.read_gauge(f"listener.{host}_{port}.downstream_cx_active")
+
+    @property
+    def failed_checks(self) -> int:
+        """The number of failed health checks so far."""
+        return self.gateway.read_gauge(f"{_STATS}.health_check.failure")
 
 
 @contextmanager
@@ -170,7 +182,8 @@ def open_pair(network: HopNetwork, variant: Variant, *, number: int, workers: in
             _write_configuration(folder, proxy, world, variant)
             running = _run_envoy(folder, network.mark, namespaces[proxy.role], workers)
             envoys[proxy.role] = stack.enter_context(running)
-        pair = HopPair((_GATEWAY_ADDRESS, gateway_port), envoys[Role.GATEWAY], envoys[Role.EXIT])
+        addresses = (_GATEWAY_ADDRESS, gateway_port), (network.exit_address, exit_port)
+        pair = HopPair(*addresses, envoys[Role.GATEWAY], envoys[Role.EXIT])
         _wait_until_healthy(pair)
         yield pair
 

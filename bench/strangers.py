@@ -10,12 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import resource
-import socket
-import sys
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -25,16 +22,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bench.bad_clients import DELTA, request
 from bench.heartbeats import certify, signed
 from bench.report import print_heading, print_times, print_value
+from bench.stranger_clients import IDLE, stranger_clients
 from bench.testbed import Replica, Testbed, open_testbed, run
 from model.identity import XDS_SERVER_NAME
 from xds.translate.names import CLUSTER
 
 _TIMEOUT_S: Final = 5.0
 """The time after which an agent gives a heartbeat up."""
-_OPENINGS: Final = {
-    "idle": b"P",
-    "slow": b"POST /api/v1/auth/login HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\nContent-Type: application/json\r\n\r\n",
-}
+_SLOW: Final = (
+    "POST /api/v1/auth/login HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\nContent-Type: application/json\r\n\r\n"
+)
 _PAUSE_S: Final = 0.2
 
 
@@ -118,9 +115,10 @@ async def open_stream(port: int, authority: bytes, pem: bytes) -> None:
 async def attack(replica: Replica, options: argparse.Namespace) -> AsyncIterator[asyncio.Future[float]]:
     """Run strangers in a process of their own; the future has the number of their connections after the block."""
     opened: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-    numbers = (replica.api_port, replica.xds_port, options.idle, options.rate, options.addresses)
+    api, xds = (["127.0.0.1", port] for port in (replica.api_port, replica.xds_port))
+    openings = [[api, IDLE], [xds, IDLE], [api, _SLOW], [xds, IDLE]]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bench.strangers", *map(str, numbers)),
+        *stranger_clients(openings, options.idle, options.rate, options.addresses),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -131,48 +129,6 @@ async def attack(replica: Replica, options: argparse.Namespace) -> AsyncIterator
     finally:
         output, _ = await process.communicate(b"")
         opened.set_result(float(output))
-
-
-async def be_strangers(api_port: int, xds_port: int, idle: int, rate: int, addresses: int) -> None:
-    """Hold `idle` connections, and open `rate` new ones a second, which take the places of the oldest, until stdin ends."""
-    targets = [(api_port, "idle"), (xds_port, "idle"), (api_port, "slow"), (xds_port, "idle")]
-    held: deque[socket.socket] = deque()
-    pending: list[tuple[socket.socket, bytes]] = []
-    opened = 0
-
-    def open_one() -> None:
-        nonlocal opened
-        port, kind = targets[opened % len(targets)]
-        each = socket.socket()
-        each.setblocking(False)
-        with suppress(OSError):
-            each.bind((f"127.0.0.{2 + opened % addresses}", 0))
-            each.connect_ex(("127.0.0.1", port))
-        pending.append((each, _OPENINGS[kind]))
-        opened += 1
-        if len(held) >= idle:
-            held.popleft().close()
-
-    def send() -> None:
-        for each, sent in pending:
-            with suppress(OSError):
-                each.send(sent)
-            held.append(each)
-        pending.clear()
-
-    ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
-    while opened < idle and not ended.done():
-        for _ in range(200):
-            open_one()
-        await asyncio.sleep(0.02)
-        send()
-    print("open", flush=True)
-    while not ended.done():
-        for _ in range(max(1, rate // 20)):
-            open_one()
-        await asyncio.sleep(0.05)
-        send()
-    print(opened)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -190,8 +146,3 @@ def main(argv: Sequence[str]) -> None:
         + (f"; {asked:,} were asked, but a process may open {possible + 200:,} files" if options.idle < asked else "")
     )
     run(lambda: measure(options))
-
-
-if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    asyncio.run(be_strangers(*map(int, sys.argv[1:])))

@@ -9,6 +9,7 @@ echo       round trips of a short message in an open tunnel, also without any pr
 bulk       bytes a second with one and with many tunnels
 memory     resident memory of both Envoys with many open tunnels, in newly started Envoys
 isolation  bytes a second of one client alone, and beside others that request bytes without end and read none
+strangers  tunnels opened at an even rate alone, and beside strangers who hold connections to the exit's port and open new ones
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -28,6 +30,7 @@ from typing import Any, Final
 from bench.hop_envoys import COUNTRY, HopPair, Variant, as_translated, open_pair, speak_http2
 from bench.hop_network import TARGET, HopNetwork, open_network, program
 from bench.report import print_amounts, print_heading, print_times, print_value, quantile
+from bench.stranger_clients import IDLE, stranger_clients
 from demo.errors import LabError
 from demo.processes import ProcessGroup, StopStage, interruptible
 
@@ -53,6 +56,9 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3, help="of each turn of the parts bulk and isolation")
     parser.add_argument("--open", type=int, nargs="+", default=[1_000, 5_000], help="tunnels of the part memory")
     parser.add_argument("--readers", type=int, default=20, help="clients of the part isolation that do not read")
+    parser.add_argument("--idle", type=int, default=19_000, help="connections of the part strangers")
+    parser.add_argument("--new", type=int, default=1_000, help="new ones a second of the part strangers")
+    parser.add_argument("--beside", type=float, default=60, help="seconds of the part strangers")
     parser.add_argument("--workers", type=int, default=1, help="of each Envoy")
     return parser.parse_args(argv)
 
@@ -105,6 +111,18 @@ class TunnelScene:
             yield
         finally:
             self.processes.end([held])
+
+    @contextmanager
+    def strangers(self, pair: HopPair, options: argparse.Namespace) -> Iterator[None]:
+        """Run strangers at the exit's port while the block lasts, which begins when their idle connections are open."""
+        command = stranger_clients([[pair.exit_address, IDLE]], options.idle, options.new, 1)
+        argv = ("ip", "netns", "exec", self.network.gateway, *command)
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield
+            opened, _ = process.communicate("", timeout=_TIMEOUT_S)
+        print_value("connections that strangers opened", float(opened), "")
 
 
 def _clients(command: str, pair: HopPair | None, more: Mapping[str, object]) -> tuple[str, ...]:
@@ -272,10 +290,33 @@ def measure_isolation(options: argparse.Namespace) -> None:
         print_value(f"{name}: beside to alone, medians", quantile(beside[name], 50) / quantile(alone[name], 50), "x")
 
 
+def measure_strangers(options: argparse.Namespace) -> None:
+    print_heading(
+        f"tunnels: opened for {options.beside:g} s beside {options.idle:,} connections of strangers to the exit, {options.new:,} new a second"
+    )
+    with open_scene(options, PRODUCT) as scene:
+        (pair,) = scene.pairs.values()
+        alone = _open_for(scene, pair, options, options.beside / 4)
+        failed_checks = pair.failed_checks
+        with scene.strangers(pair, options):
+            beside = _open_for(scene, pair, options, options.beside)
+            print_value("connections that the exit holds at the end", pair.connections_to_exit)
+        print_value("failed health checks", pair.failed_checks - failed_checks, at_most=0)
+    print_value("not opened beside them", Counter(beside["failures"]).total(), at_most=0)
+    print_times(f"time to open at {options.rate:g}/s", beside["took_s"], baseline_s=alone["took_s"])
+    print_times("baseline: alone", alone["took_s"])
+
+
+def _open_for(scene: TunnelScene, pair: HopPair, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    tunnels = int(options.rate * seconds)
+    return scene.run("open", pair, tunnels=tunnels, rate=options.rate, lifetime_s=options.lifetime)
+
+
 PARTS: Final[Mapping[str, Callable[[argparse.Namespace], None]]] = {
     "open": measure_open,
     "echo": measure_echo,
     "bulk": measure_bulk,
     "memory": measure_memory,
     "isolation": measure_isolation,
+    "strangers": measure_strangers,
 }
