@@ -23,7 +23,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         env={**kept, **settings},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

@@ -102,7 +102,7 @@ def with_libraries(programs: Iterable[Path]) -> dict[str, bytes | Path]:
     found: dict[str, bytes | Path] = {}
     for program in programs:
         found[str(program)] = program
-        listed = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False, timeout=20).stdout
+        listed = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=False, timeout=120).stdout
         for line in listed.splitlines():
             words = [word for word in line.split() if word.startswith("/")]
             found |= {word: Path(word) for word in words}

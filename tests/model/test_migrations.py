@@ -406,7 +406,7 @@ async def test_every_migration_statement_has_timeouts(empty):
 def db_upgrade(url: str) -> subprocess.CompletedProcess[str]:
     command_line = [sys.executable, "-m", "cli", "db", "upgrade"]
     environment = {**os.environ, "EXITPLANE_DATABASE_URL": url}
-    return subprocess.run(command_line, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command_line, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ class WireGuardProvider:
             "}\n"
         )
         command = ("ip", "netns", "exec", lab.NET, "nft", "-f", "-")
-        subprocess.run(command, input=rules.encode(), check=True, timeout=20)
+        subprocess.run(command, input=rules.encode(), check=True, timeout=120)
         lab.ip("route", "replace", self.address, "dev", self.interface, "table", "77", namespace=lab.NET)
         lab.ip("route", "replace", address, "dev", self.interface, namespace=lab.NET)
         lab.ip("rule", "add", "fwmark", "7", "lookup", "77", namespace=lab.NET)
