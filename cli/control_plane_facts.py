@@ -149,9 +149,11 @@ def gather_api(url: str, authority: str | None, ca: Path | None) -> ApiFacts:
         if authority is not None and ca is None:
             tls.load_verify_locations(cadata=authority)
         health, clock = ask_health(url, tls)
+        return ApiFacts(url=url, failing=_failing(health["parts"]), closed=_count_closed(health), clock=clock)
     except (NoAnswer, OSError) as error:
         return ApiFacts(url=url, away=str(error))
-    return ApiFacts(url=url, failing=_failing(health["parts"]), closed=_count_closed(health), clock=clock)
+    except (AttributeError, TypeError):
+        return ApiFacts(url=url, away="its answer is not that of a control plane")
 
 
 def _failing(parts: Mapping[str, Any]) -> dict[str, str]:
