@@ -7,6 +7,7 @@ import os
 import ssl
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -49,6 +50,7 @@ def gather(state: Path) -> tuple[StateFacts, RunningFacts | None]:
     facts = StateFacts(
         now=now,
         runs=pid is not None,
+        open_admin=_find_open_admin(state),
         folder=stat_file(state),
         private_files=stat_existing([state, *private, *sorted(state.glob("secrets/*.yaml"))]),
     )
@@ -59,15 +61,9 @@ def gather(state: Path) -> tuple[StateFacts, RunningFacts | None]:
         return _unusable(facts, f"{state} cannot be read ({error})", "run this as the agent's user"), None
     if enrolment is None:
         return _unusable(facts, f"no proxy has enrolled in {state}", "start `exitplane agent` with a join token"), None
-    shown = StateFacts(
-        now=now,
-        runs=facts.runs,
-        role=enrolment.role,
-        folder=facts.folder,
-        private_files=facts.private_files,
-        certificates=expires,
+    return replace(facts, role=enrolment.role, certificates=expires), None if pid is None else _gather_running(
+        pid, state, enrolment
     )
-    return shown, None if pid is None else _gather_running(pid, state, enrolment)
 
 
 def _is_folder(path: Path) -> bool:
@@ -78,9 +74,16 @@ def _is_folder(path: Path) -> bool:
 
 
 def _unusable(facts: StateFacts, reason: str, hint: str) -> StateFacts:
-    return StateFacts(
-        now=facts.now, unusable=(reason, hint), runs=facts.runs, folder=facts.folder, private_files=facts.private_files
-    )
+    return replace(facts, unusable=(reason, hint))
+
+
+def _find_open_admin(state: Path) -> str | None:
+    """Return the TCP address of the admin interface in the bootstrap; None for a Unix socket, or without a bootstrap."""
+    try:
+        address = json.loads((state / files.BOOTSTRAP).read_text())["admin"]["address"]["socket_address"]
+        return f"{address['address']}:{address['port_value']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _read_validity(pem: str) -> ValidityFact:

@@ -12,7 +12,7 @@ import typer
 from cli.credentials import api_ca
 from cli.terminal import printable
 from model.doctor import agent_host, control_plane
-from model.doctor.findings import Finding, Severity, as_json, error, examine, exit_status
+from model.doctor.findings import CheckFinding, Severity, as_json, error, examine, exit_status
 from model.settings import BadSettings, read_settings
 
 _NO_AGENT: Final = "no agent was found with this state folder, or another user's runs"
@@ -46,7 +46,7 @@ def doctor(
     raise typer.Exit(exit_status(findings))
 
 
-def _examine_control_plane(api: str | None) -> list[Finding]:
+def _examine_control_plane(api: str | None) -> list[CheckFinding]:
     import asyncio
 
     from cli import control_plane_facts
@@ -55,7 +55,7 @@ def _examine_control_plane(api: str | None) -> list[Finding]:
         settings = read_settings()
     except BadSettings as bad:
         refused = error(bad.message, bad.hint)
-        return [Finding("settings", refused.severity, refused.summary, refused.hint)]
+        return [CheckFinding("settings", refused.severity, refused.summary, refused.hint)]
     schema, database, authority = asyncio.run(control_plane_facts.gather_database(settings))
     url = api or control_plane_facts.default_api(settings)
     answer = control_plane_facts.gather_api(url, authority, api_ca())
@@ -67,7 +67,7 @@ def _examine_control_plane(api: str | None) -> list[Finding]:
     ]
 
 
-def _examine_agent(state: Path) -> list[Finding]:
+def _examine_agent(state: Path) -> list[CheckFinding]:
     from cli import agent_facts
 
     folder, running = agent_facts.gather(state)
@@ -77,7 +77,7 @@ def _examine_agent(state: Path) -> list[Finding]:
     ]
 
 
-def _print(findings: Sequence[Finding], *, all_: bool) -> None:
+def _print(findings: Sequence[CheckFinding], *, all_: bool) -> None:
     """Print findings, the worst first, and their number."""
     for each in sorted(findings, key=lambda finding: -finding.severity):
         if each.severity > Severity.OK or all_:

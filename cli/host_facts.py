@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from model.doctor.host import ClockFact, FileFact
 
-_TIMEOUT_S: Final = 5
+_TIMEOUT_S: Final = 10
 _ANSWER_MAX_BYTES: Final = 1024 * 1024
 _SYSCTL: Final = (
     *("net.core.somaxconn", "net.ipv4.ip_local_port_range", "net.netfilter.nf_conntrack_max"),

@@ -35,6 +35,8 @@ class StateFacts:
     runs: bool = True
     """True if an agent holds the folder's lock."""
     role: Role | None = None
+    open_admin: str | None = None
+    """The address and port of Envoy's admin interface, unless that is a Unix socket."""
     folder: FileFact | None = None
     private_files: Sequence[FileFact] = ()
     certificates: Sequence[ValidityFact] = ()
@@ -78,6 +80,14 @@ def judge_state(facts: StateFacts) -> Iterator[Judgement]:
 def judge_process(facts: StateFacts) -> Iterator[Judgement]:
     if not facts.runs:
         yield warning("no agent runs with this state folder", "start `exitplane agent` with it")
+
+
+def judge_admin(facts: StateFacts) -> Iterator[Judgement]:
+    if facts.open_admin is not None:
+        yield error(
+            f"Envoy's admin interface is open to everybody who reaches {facts.open_admin}",
+            "restart the agent with this version; for an Envoy without an agent, write its bootstrap anew",
+        )
 
 
 def judge_envoy(facts: RunningFacts) -> Iterator[Judgement]:
@@ -167,6 +177,7 @@ STATE_CHECKS: Final = (
     Check("agent-process", "an agent runs with this state folder", judge_process),
     Check[StateFacts]("agent-folder", "nobody else can write to the state folder", lambda it: judge_folder(it.folder)),
     Check[StateFacts]("agent-keys", "keys in the state folder are readable by their owner alone", lambda it: judge_private_files(it.private_files)),
+    Check("agent-admin", "Envoy's admin interface is a socket", judge_admin),
     Check[StateFacts]("agent-certificate", "the proxy's certificate is valid for long", lambda it: judge_validity(it.certificates, it.now)),
 )  # fmt: skip
 RUNNING_CHECKS: Final = (

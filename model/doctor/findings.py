@@ -31,7 +31,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckFinding:
     """A judgement with the name of its check. `hint` is None for what is in order."""
 
     check: str
@@ -61,22 +61,22 @@ def error(summary: str, hint: str) -> Judgement:
     return Judgement(Severity.ERROR, summary, hint)
 
 
-def examine(checks: Sequence[Check[F]], facts: F | None, *, unknown: str = "") -> Iterator[Finding]:
+def examine(checks: Sequence[Check[F]], facts: F | None, *, unknown: str = "") -> Iterator[CheckFinding]:
     """Run checks on facts. Without facts each check is a note that says why (`unknown`)."""
     for check in checks:
         if facts is None:
-            yield Finding(check.name, Severity.NOTE, f"not checked: {unknown}", "repeat it when that is repaired")
+            yield CheckFinding(check.name, Severity.NOTE, f"not checked: {unknown}", "repeat it when that is repaired")
             continue
-        found = [Finding(check.name, each.severity, each.summary, each.hint) for each in check.judge(facts)]
-        yield from found or [Finding(check.name, Severity.OK, check.sound)]
+        found = [CheckFinding(check.name, each.severity, each.summary, each.hint) for each in check.judge(facts)]
+        yield from found or [CheckFinding(check.name, Severity.OK, check.sound)]
 
 
-def exit_status(findings: Iterable[Finding]) -> int:
+def exit_status(findings: Iterable[CheckFinding]) -> int:
     """Return 0 if nothing is worse than a note, 1 for warnings, 2 for errors."""
     return max(0, max((each.severity for each in findings), default=Severity.OK) - Severity.NOTE)
 
 
-def as_json(subject: str, findings: Sequence[Finding]) -> dict[str, Any]:
+def as_json(subject: str, findings: Sequence[CheckFinding]) -> dict[str, Any]:
     """Return findings as JSON-like data."""
     worst = max((each.severity for each in findings), default=Severity.OK)
     shown = [{**asdict(each), "severity": each.severity.name.lower()} for each in findings]

@@ -28,7 +28,7 @@ class FileFact:
 
 @dataclass(frozen=True, slots=True)
 class ClockFact:
-    """How far this host's clock is ahead of another one, in seconds."""
+    """The seconds by which this host's clock is ahead of another one."""
 
     other: str
     ahead_s: float

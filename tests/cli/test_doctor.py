@@ -121,8 +121,10 @@ async def test_open_files_in_state_folder_are_found(command, tmp_path):
     tmp_path.chmod(0o700)
     (tmp_path / "key.pem").write_text("")
     (tmp_path / "key.pem").chmod(0o644)
+    admin = {"admin": {"address": {"socket_address": {"address": "0.0.0.0", "port_value": 9901}}}}
+    (tmp_path / "bootstrap.json").write_text(json.dumps(admin))
     found = by_check(await command("doctor", "--agent", str(tmp_path), "--json"))
-    assert (found["agent-keys"], found["agent-folder"]) == ("error", "ok")
+    assert (found["agent-keys"], found["agent-admin"], found["agent-folder"]) == ("error", "error", "ok")
 
 
 async def test_agent_is_found_by_its_lock(tmp_path):
@@ -205,7 +207,7 @@ def health():
     with ExitStack() as stack:
 
         def serve(status: int, body: object) -> str:
-            class Answer(BaseHTTPRequestHandler):
+            class HealthHandler(BaseHTTPRequestHandler):
                 def do_GET(self):
                     self.send_response(status if self.path == "/health" else 404)  # with a Date
                     self.end_headers()
@@ -214,7 +216,7 @@ def health():
                 def log_message(self, *_):
                     pass
 
-            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), Answer))
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), HealthHandler))
             thread = Thread(target=server.serve_forever)
             thread.start()
             stack.callback(thread.join)

@@ -18,7 +18,7 @@ from model.doctor.control_plane import (
     SchemaFacts,
     SettingsFacts,
 )
-from model.doctor.findings import Check, Finding, Severity, as_json, error, examine, exit_status, note, warning
+from model.doctor.findings import Check, CheckFinding, Severity, as_json, error, examine, exit_status, note, warning
 from model.doctor.host import ClockFact, FileFact, ValidityFact
 from model.entities import Role
 
@@ -145,6 +145,7 @@ def test_sound_facts_are_in_order(facts):
         (StateFacts(now=NOW, runs=False), {"agent-process": WARNING}),
         (StateFacts(now=NOW, folder=FileFact("/x", 0o770)), {"agent-folder": ERROR}),
         (StateFacts(now=NOW, private_files=[OPEN_FILE]), {"agent-keys": ERROR}),
+        (StateFacts(now=NOW, open_admin="127.0.0.1:9901"), {"agent-admin": ERROR}),
         (StateFacts(now=NOW, certificates=[valid(of_days=365, left_days=-1)]), {"agent-certificate": ERROR}),
         (gateway(envoy_runs=False), {"agent-envoy": ERROR}),
         (gateway(options={"api": ["http://127.0.0.1:8000"]}), {}),
@@ -199,7 +200,7 @@ def test_exit_status_is_that_of_worst_finding(made, status):
 
 
 def test_json_is_stable():
-    findings = [Finding("a", Severity.OK, "sound"), Finding("b", WARNING, "weak", "do it")]
+    findings = [CheckFinding("a", Severity.OK, "sound"), CheckFinding("b", WARNING, "weak", "do it")]
     assert as_json("agent", findings) == {
         "format": 1,
         "subject": "agent",
