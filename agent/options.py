@@ -19,6 +19,7 @@ from agent.config.option_parsing import (
     read_address,
     read_authority,
     read_endpoint,
+    read_listen_address,
     read_locality,
     read_url,
 )
@@ -103,6 +104,7 @@ class AgentOptions:
     concurrency: int | None = None
     max_downstream_connections: int | None = None
     otlp: str | None = None
+    metrics_listen: str | None = None
     envoy: Path | None = None
     envoy_log_level: str = "warning"
 
@@ -121,6 +123,7 @@ def read_settings(options: AgentOptions) -> AgentSettings:
         concurrency=options.concurrency,
         max_downstream_connections=options.max_downstream_connections,
         otlp=_optional(read_endpoint, "--otlp", options.otlp),
+        metrics=_optional(read_listen_address, "--metrics-listen", options.metrics_listen),
         envoy=options.envoy,
         envoy_log_level=options.envoy_log_level,
     )

@@ -234,7 +234,8 @@ class _Agent:
             return None
         api = Endpoint(self._settings.api.host or "", self._settings.api.port or 0)
         control = [api, self._settings.otlp] if self._settings.otlp else [api]
-        return ManagedTunnel(exit_, control, self._folder.path, self._board, self._use_resolvers)
+        ports = () if self._settings.metrics is None else (self._settings.metrics.port,)
+        return ManagedTunnel(exit_, control, self._folder.path, self._board, self._use_resolvers, ports=ports)
 
     async def _use_resolvers(self, resolvers: tuple[str, ...]) -> None:
         """Use these resolvers from now on; Envoy is restarted if they differ from the previous ones."""
@@ -277,6 +278,7 @@ class _Agent:
             mark=BYPASS_MARK if self._settings.kill_switch else None,
             interface=exit_.bound_interface if exit_ else None,
             client_mark=CLIENT_MARK if exit_ and exit_.marks_clients else None,
+            metrics=self._settings.metrics,
         )
         return json.dumps(render(bootstrap), indent=2)
 

@@ -261,6 +261,13 @@ def agent(
         ),
     ] = None,
     otlp: Annotated[str | None, _option("--otlp", "HOST:PORT of a collector for traces (OTLP over gRPC).")] = None,
+    metrics_listen: Annotated[
+        str | None,
+        _option(
+            "--metrics-listen",
+            "ADDRESS:PORT at which Envoy offers its metrics: GET /stats/prometheus, to everybody who can connect, and nothing else.",
+        ),
+    ] = None,
     envoy: Annotated[Path | None, _option("--envoy", "The Envoy to run; the wheel's by default.")] = None,
     envoy_log_level: Annotated[
         LogLevel, _option("--envoy-log-level", "The level of Envoy's log, envoy.log.")
@@ -285,6 +292,7 @@ def agent(
         concurrency=concurrency,
         max_downstream_connections=max_downstream_connections,
         otlp=otlp,
+        metrics_listen=metrics_listen,
         envoy=envoy,
         envoy_log_level=envoy_log_level.value,
         exit=ExitOptions(

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from agent.config.identity import Enrolment
-from agent.config.option_parsing import BadSetting, read_endpoint
+from agent.config.option_parsing import BadSetting, read_endpoint, read_listen_address
 from agent.config.state_dir import StateDir
 from agent.control.enrolment import load
 from agent.envoy.bootstrap import CONNECTIONS_MAX, UNUSED_COLLECTOR, Bootstrap, render
@@ -39,6 +39,9 @@ def bootstrap(
         Path | None, typer.Option(help="An agent's state folder; ids and xDS server are taken from its enrolment.")
     ] = None,
     otlp: Annotated[str | None, typer.Option(help="HOST:PORT of the collector of traces (OTLP over gRPC).")] = None,
+    metrics_listen: Annotated[
+        str | None, typer.Option(help="ADDRESS:PORT at which Envoy offers GET /stats/prometheus, and nothing else.")
+    ] = None,
     max_downstream_connections: Annotated[
         int, typer.Option(min=1, help="Connections that Envoy accepts at most.")
     ] = CONNECTIONS_MAX,
@@ -61,6 +64,7 @@ def bootstrap(
         otlp=UNUSED_COLLECTOR if otlp is None else read_endpoint("--otlp", otlp),
         max_downstream_connections=max_downstream_connections,
         relayed=False,
+        metrics=None if metrics_listen is None else read_listen_address("--metrics-listen", metrics_listen),
     )
     rendered = render(settings)
     text = yaml.safe_dump(rendered, sort_keys=False) if output is Format.YAML else json.dumps(rendered, indent=2)

@@ -91,6 +91,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "cli.ca:ca",
         "Print the certificate of the control plane's authority, from this host's database or that of EXITPLANE_DATABASE_URL.",
     ),
+    "doctor": (
+        "cli.doctor:doctor",
+        "Find weak settings, on the host of the control plane, or beside an agent, and say what to do.",
+    ),
     "audit": ("cli.audit:audit", "Verify the audit log, or export it."),
 }
 """Commands by name: `module:attribute`, and the first paragraph of the help.

@@ -14,12 +14,12 @@ from uuid import UUID
 import typer
 
 from cli.api_command import DEFAULT_API, Api, AsJson, Fleet, print_json, run
-from cli.terminal import add_row, console, printable
+from cli.terminal import printable
 from model.entities import Role
 from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Any
 
     from client import Client
@@ -127,7 +127,7 @@ def create(
 
 @token.command("list")
 def list_(*, fleet: Fleet = None, api: Api = DEFAULT_API, as_json: AsJson = False) -> None:
-    """Show the join tokens, newest first: the uses left, when they expire, who made them, and their last use.
+    """Show the join tokens, newest first: the uses left, when they expire, who made them, and their last use, in UTC.
 
     Tokens that ended stay in the list until an hour after they expire.
     """
@@ -141,7 +141,8 @@ def list_(*, fleet: Fleet = None, api: Api = DEFAULT_API, as_json: AsJson = Fals
     if as_json:
         print_json(found)
     else:
-        console().print(_table(found))
+        for each in found:
+            print(printable(_describe(each)))
 
 
 @token.command("revoke")
@@ -224,22 +225,22 @@ def _summarize(shown: Mapping[str, Any]) -> str:
     return f"{uses}{name}{over}, until {_moment(shown['expires_at'])} UTC"
 
 
-def _table(found: Sequence[Item]) -> Any:
-    from rich.table import Table
-
-    table = Table(
-        "fleet", "role", "name", "for", "uses left", "state", "expires", "made by", "last use", "id", box=None
+def _describe(shown: Item) -> str:
+    """Describe a token in two lines, which fit into 80 columns unless names are long."""
+    which = f"{shown['role']} {shown['proxy']}" if shown["proxy"] else f"any {shown['role']}"
+    over = " (takeover)" if shown["takes_over"] else ""
+    left = "any number" if shown["uses"] is None else f"{shown['uses_left']} of {shown['uses']}"
+    used = (
+        f"last by {shown['last_used_by']} at {_minute(shown['last_used_at'])}" if shown["last_used_at"] else "not used"
     )
-    for each in found:
-        over = f"{each['proxy']} (takeover)" if each["takes_over"] else each["proxy"] or "any name"
-        left = "any" if each["uses"] is None else f"{each['uses_left']} of {each['uses']}"
-        used = f"{each['last_used_by']}, {_moment(each['last_used_at'])}" if each["last_used_at"] else "never"
-        cells = (
-            *(each["fleet"], each["role"], each["name"], over, left, each["state"], _moment(each["expires_at"])),
-            *(each["created_by"] or "control plane", used, each["id"]),
-        )
-        add_row(table, cells)
-    return table
+    return (
+        f"{shown['name']}: {which} of {shown['fleet']}{over}, {left} left, {shown['state']}, until {_minute(shown['expires_at'])}\n"
+        f"    {shown['id']} by {shown['created_by'] or 'the control plane'}, {used}"
+    )
+
+
+def _minute(text: str) -> str:
+    return _moment(text)[: -len(":00")]
 
 
 def _moment(text: str) -> str:

@@ -87,14 +87,15 @@ def _secure_url(text: str | None) -> str | None:
     if not text:
         return None
     parts = urlsplit(text)
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
         raise ValueError("this is not an https:// URL")
     if parts.query or parts.fragment:
         raise ValueError("this has a query or a fragment")
     return text
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return True for a loopback address, and for localhost."""
     return ip_address(host).is_loopback if is_address(host) else host == "localhost"
 
 
@@ -259,7 +260,7 @@ class Settings(BaseSettings):
             )
         if self.api_tls or self.api_tls_certificate_file is not None:
             return True
-        exposed = [str(each) for each in self.api_addresses if not _is_loopback(each.host)]
+        exposed = [str(each) for each in self.api_addresses if not is_loopback(each.host)]
         if exposed and not self.api_insecure:
             raise BadSettings(
                 f"EXITPLANE_API_LISTEN has {exposed[0]}, where the API would carry passwords and tokens in clear",

@@ -109,6 +109,8 @@ class World:
     """Everything that is declared at one revision, with the indexes that translation uses."""
 
     revision: int = 0
+    secret_key: bytes = field(default=b"", repr=False)
+    """The key of the hashes that are the versions of secrets; equal for all replicas."""
     fleets: Mapping[UUID, Fleet] = field(default_factory=_empty)
     listeners: Mapping[UUID, Listener] = field(default_factory=_empty)
     pools: Mapping[UUID, Pool] = field(default_factory=_empty)

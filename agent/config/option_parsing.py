@@ -27,6 +27,13 @@ def read_endpoint(option: str, text: str) -> Endpoint:
         raise BadSetting(f"{option} {error}", hint="write example.net:18000 or [2001:db8::1]:18000") from error
 
 
+def read_listen_address(option: str, text: str) -> Endpoint:
+    """Read the IP address and port of a listener. Raises BadSetting, which names `option`."""
+    endpoint = read_endpoint(option, text)
+    check_address(option, endpoint.host)
+    return endpoint
+
+
 def check_address(option: str, text: str | None) -> str | None:
     """Return `text` if it is an IP address or None. Raises BadSetting, which names `option`."""
     if text is not None and not is_ip_address(text):

@@ -126,7 +126,8 @@ class AgentSettings:
 
     `api_ca` holds the authorities that sign the API's certificate, in PEM; None: the system's and that of the enrolment.
     `drain_time_s` is Envoy's drain time, and how long open tunnels may delay the agent's end; None leaves Envoy its default and delays
-    the end by a few seconds at most. None elsewhere leaves the choice to Envoy or to the agent.
+    the end by a few seconds at most. With `metrics` Envoy offers its metrics there. None elsewhere leaves the choice to Envoy or to
+    the agent.
     """
 
     api: URL
@@ -140,6 +141,7 @@ class AgentSettings:
     concurrency: int | None = None
     max_downstream_connections: int | None = None
     otlp: Endpoint | None = None
+    metrics: Endpoint | None = None
     envoy: Path | None = None
     envoy_log_level: str = "warning"
 

@@ -21,7 +21,7 @@ _CARRIED_BYTES: Final = re.compile(
 )
 _EXITS: Final = re.compile(rf"^cluster\.{names.POOL_PREFIX}\S+\.membership_(\w+): (\d+)$", re.MULTILINE)
 _SILENT_EXIT: Final = re.compile(rf"^{names.POOL_PREFIX}[^:]+::(.+)::health_flags::\S*/active_hc_timeout", re.MULTILINE)
-_OPEN_REQUESTS: Final = re.compile(r"^http\.(?!admin\.)\S+\.downstream_rq_active: (\d+)$", re.MULTILINE)
+_OPEN_REQUESTS: Final = re.compile(r"^http\.(?!admin\.|metrics\.)\S+\.downstream_rq_active: (\d+)$", re.MULTILINE)
 
 
 class AdminUnreachable(Exception):

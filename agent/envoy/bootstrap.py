@@ -29,9 +29,11 @@ DIRECT_S: Final = 120
 """The maximum duration of a stream that bypasses the agent, so that Envoy returns to an agent that was restarted."""
 
 _DNS_PORT: Final = 53
-_AGENT_CLUSTER: Final = "agent"
+_LOCAL_CLUSTERS: Final = ("agent", "metrics")
+"""Clusters on Unix sockets in the state folder."""
 _MARKED_CLUSTERS: Final = ("xds", "otel-collector")
 _TEMPLATE: Final = resources("xds") / "envoy" / "bootstrap.yaml"
+_METRICS_TEMPLATE: Final = resources("xds") / "envoy" / "metrics.yaml"
 
 
 class BadTemplate(ExitplaneError):
@@ -47,7 +49,7 @@ class Bootstrap:
     /etc/resolv.conf. `mark` is the SO_MARK of packets to control plane and collector, for a kill switch that lets out no others.
 
     Connections of clusters that xDS brings are bound to `interface` (SO_BINDTODEVICE) and carry `client_mark` (SO_MARK). They fail
-    while the interface is missing.
+    while the interface is missing. At `metrics` (an IP address) Envoy answers GET /stats/prometheus and nothing else.
     """
 
     role: Role
@@ -61,6 +63,7 @@ class Bootstrap:
     mark: int | None = None
     interface: str | None = None
     client_mark: int | None = None
+    metrics: Endpoint | None = None
 
 
 def limit_connections(descriptors: int) -> int:
@@ -97,8 +100,18 @@ def render(bootstrap: Bootstrap) -> dict[str, Any]:
     rendered: dict[str, Any] = fill(yaml.safe_load(_TEMPLATE.read_text()), values)
     if bootstrap.resolvers:
         rendered["typed_dns_resolver_config"] = _build_resolver_config(bootstrap.resolvers)
+    if bootstrap.metrics is not None:
+        _add_metrics(rendered["static_resources"], bootstrap.metrics)
     _add_socket_options(rendered, bootstrap)
     return rendered
+
+
+def _add_metrics(static: dict[str, Any], metrics: Endpoint) -> None:
+    """Add the listener for metrics, and its cluster, to the static resources (envoy.config.bootstrap.v3.Bootstrap)."""
+    values = {"metrics_address": metrics.host, "metrics_port": metrics.port, "admin_path": files.ADMIN_SOCKET}
+    filled = fill(yaml.safe_load(_METRICS_TEMPLATE.read_text()), values)
+    static["listeners"] = [filled["listener"]]
+    static["clusters"].append(filled["cluster"])
 
 
 def _add_socket_options(rendered: dict[str, Any], bootstrap: Bootstrap) -> None:
@@ -116,7 +129,7 @@ def _add_socket_options(rendered: dict[str, Any], bootstrap: Bootstrap) -> None:
     for cluster in rendered["static_resources"]["clusters"]:
         if to_control is not None and cluster["name"] in _MARKED_CLUSTERS:
             cluster["upstream_bind_config"] = {"socket_options": [to_control]}
-        elif to_targets and cluster["name"] in (*_MARKED_CLUSTERS, _AGENT_CLUSTER):
+        elif to_targets and cluster["name"] in (*_MARKED_CLUSTERS, *_LOCAL_CLUSTERS):
             cluster["upstream_bind_config"] = {"socket_options": [_build_device_option("")]}
 
 

@@ -48,7 +48,7 @@ class ManagedTunnel:
     """The tunnel and the kill switch of one exit.
 
     The agent and its Envoy reach `control` outside the tunnel. `on_resolvers` is awaited with the resolvers of each tunnel that comes to
-    carry clients.
+    carry clients. Connections to `ports` are answered outside the tunnel, as those to the exit's own port are.
     """
 
     def __init__(
@@ -59,11 +59,12 @@ class ManagedTunnel:
         board: StatusBoard,
         on_resolvers: OnResolvers,
         pace: RetryPace = DEFAULT_PACE,
+        ports: Iterable[int] = (),
     ) -> None:
         self._exit = exit_
         self._board = board
         self._on_resolvers = on_resolvers
-        self.kill_switch = KillSwitch(exit_, control)
+        self.kill_switch = KillSwitch(exit_, control, ports)
         self.supervisor: TunnelSupervisor | None = None
         """None for a tunnel that somebody else brings up."""
         self.active = ActiveInterface(exit_.tunnel_interface, exit_.resolvers)

@@ -28,6 +28,11 @@ _SECRET: Final = re.compile(
 _USE_ANOTHER: Final = "name the provider's own file"
 
 
+def holds_secret(text: str) -> bool:
+    """Tell whether a tunnel file holds keys or passwords itself."""
+    return _SECRET.search(text) is not None
+
+
 def read_servers(paths: Sequence[Path], credentials: Path | None) -> tuple[TunnelServer, ...]:
     """Read every server that the files name, in their order. Raises BadTunnelFile and BadSetting."""
     known = None if credentials is None else read_credentials("--tunnel-credentials", credentials, allow_colon=True)
@@ -58,7 +63,7 @@ def _read_text(path: Path) -> str:
         raise BadTunnelFile(str(path), "is not text", hint=_USE_ANOTHER) from error
     if "\0" in text:
         raise BadTunnelFile(str(path), "is not text", hint=_USE_ANOTHER)
-    if mode & (stat.S_IRWXG | stat.S_IRWXO) and _SECRET.search(text):
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) and holds_secret(text):
         # a warning only, because container engines mount secrets for all users
         log.warning("agent.tunnel_file_open", file=str(path), mode=f"{mode:03o}", hint=f"chmod 600 {path}")
     return text

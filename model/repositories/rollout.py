@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from model.database import fetch_in
@@ -342,8 +341,20 @@ def _is_resource(key: ResourceKey) -> Any:
 
 
 async def record_rejection(unit: UnitOfWork, rejection: Rejection, now: datetime) -> None:
-    """Record a proxy's first rejection of a version. It makes a revision, because rollouts of that version change."""
+    """Record a proxy's first rejection of a version. It makes a revision, because rollouts of that version change.
+
+    That of a proxy that was removed is dropped. One that is about to be removed stays until the transaction ends, and then takes
+    the rejection along.
+    """
     key = rejection.key
+    if rejection.proxy_id != VALIDATOR:
+        proxy = (
+            select(col(ProxyRow.id))
+            .where(col(ProxyRow.id) == rejection.proxy_id)
+            .with_for_update(key_share=True, read=True)
+        )
+        if (await unit.session.execute(proxy)).first() is None:
+            return
     statement = insert(RejectionRow).values(
         group=key.group,
         type_url=key.type_url,
@@ -374,17 +385,17 @@ async def forget_rejections_by(unit: UnitOfWork, proxy_id: UUID) -> None:
 
 
 async def forget_rejections_of_absent(unit: UnitOfWork, *, since: datetime, now: datetime) -> None:
-    """Delete the rejections of proxies that are gone: removed, with expired certificates, or not connected `since` a time.
+    """Delete the rejections of proxies that are gone: with expired certificates, or not connected `since` a time.
 
     One that comes back is asked again, and may reject again.
     """
-    proxy, of_proxy = aliased(ProxyRow), col(RejectionRow.proxy_id)
+    of_proxy = col(RejectionRow.proxy_id)
     certificates = exists().where(col(CertificateRow.proxy_id) == of_proxy)
     valid = certificates.where(col(CertificateRow.expires_at) > now)
     connected = exists().where(col(SyncRow.proxy_id) == of_proxy, col(SyncRow.replica).is_not(None))
     heard = exists().where(col(HeartbeatRow.proxy_id) == of_proxy, col(HeartbeatRow.heard_at) >= since)
     absent = and_(~connected, ~heard, col(RejectionRow.at) < since)
-    gone = or_(~exists().where(col(proxy.id) == of_proxy), and_(certificates, ~valid), absent)
+    gone = or_(and_(certificates, ~valid), absent)
     await forget_rejections(unit, of_proxy != VALIDATOR, gone)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -38,6 +39,7 @@ from model.stored_routes import read_action, read_match
 from model.tables import (
     AcceptedRow,
     ApprovalRow,
+    AuthorityRow,
     ChangeRow,
     ExitRow,
     FleetRow,
@@ -183,7 +185,16 @@ async def load(database: Database) -> World:
     async with database.session() as session:
         revision = await _begin_read(session)
         changes = [put(entity) for kind in _TABLES for entity in await _read(session, kind)]
-        return World().changed(revision, changes)
+        return World(secret_key=await _read_secret_key(session)).changed(revision, changes)
+
+
+async def _read_secret_key(session: AsyncSession) -> bytes:
+    """Derive the key of secrets' versions from the key of the authority, which all replicas share and no caller can read.
+
+    Empty for a database that no control plane has used yet, which has no proxies.
+    """
+    key = (await session.execute(select(col(AuthorityRow.key)))).scalar_one_or_none()
+    return b"" if key is None else hmac.digest(key.encode(), b"versions of secrets", "sha256")
 
 
 async def catch_up(database: Database, world: World) -> tuple[World, Sequence[Change]] | None:

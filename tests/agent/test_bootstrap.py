@@ -7,6 +7,7 @@ import json
 import socket
 import stat
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlencode
@@ -25,7 +26,7 @@ from typer.testing import CliRunner
 from agent.config import state_dir as files
 from agent.config.option_parsing import BadSetting
 from agent.config.state_dir import StateDir
-from agent.envoy.admin import Admin
+from agent.envoy.admin import Admin, AdminUnreachable
 from agent.envoy.bootstrap import BadTemplate, Bootstrap, fill, limit_connections, render
 from agent.envoy.secrets import AUTHORITY_PATH, IDENTITY_PATH, write_secrets
 from cli.bootstrap import bootstrap
@@ -171,6 +172,7 @@ def test_command_renders_bootstrap_without_agent():
 
 def test_options_are_in_bootstrap():
     more = ("--xds", "[2001:db8::1]:1", "--otlp", "jaeger:4317", "--max-downstream-connections", "7")
+    more += ("--metrics-listen", "[2001:db8::2]:9902")
     given = yaml.safe_load(command("exit", *GIVEN, *more).output)
 
     clusters = {each["name"]: json.dumps(each) for each in given["static_resources"]["clusters"]}
@@ -178,6 +180,12 @@ def test_options_are_in_bootstrap():
     assert '"2001:db8::1"' in clusters["xds"]
     assert '"jaeger"' in clusters["otel-collector"]
     assert json.dumps(given["overload_manager"]).count(": 7}") == 1
+    (listener,) = given["static_resources"]["listeners"]
+    assert listener["address"] == {"socket_address": {"address": "2001:db8::2", "port_value": 9902}}
+
+
+def test_nothing_listens_for_metrics_unless_asked():
+    assert [*render(a_bootstrap())["static_resources"]] == ["clusters"]
 
 
 @pytest.mark.parametrize(
@@ -250,8 +258,14 @@ async def run_envoy(tmp_path, authority):
 def admin_stats(tmp_path, until):
     """A function `await admin_stats(*names)` that returns the values of Envoy's counters and gauges."""
 
+    async def is_reached() -> bool:
+        with suppress(AdminUnreachable):  # the socket exists before Envoy listens on it
+            await Admin(StateDir(tmp_path)).is_live()
+            return True
+        return False
+
     async def ask(*stat_names: str) -> tuple[int, ...]:
-        await until((tmp_path / "admin.sock").exists, timeout_s=PATIENCE_S)
+        await until(is_reached, timeout_s=PATIENCE_S)
         query = urlencode({"filter": "|".join(stat_names), "format": "json"})
         answer = json.loads(await Admin(StateDir(tmp_path))._request("GET", f"/stats?{query}"))
         stats = {each["name"]: each.get("value") for each in answer["stats"] if "name" in each}

@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 from structlog.testing import capture_logs
 
-from agent.config.option_parsing import BadSetting, parse_api, read_address, read_endpoint, read_locality
+from agent.config.option_parsing import (
+    BadSetting,
+    parse_api,
+    read_address,
+    read_endpoint,
+    read_listen_address,
+    read_locality,
+)
 from agent.config.settings import read_token
 from model.endpoint import Endpoint
 
@@ -14,6 +21,13 @@ from model.endpoint import Endpoint
 )
 def test_read_address_returns_canonical_form(text, form):
     assert read_address("--host-address", text) == form
+
+
+@pytest.mark.parametrize("text", ["localhost:9902", "9902", ":9902", "127.0.0.1", "127.0.0.1:0", "::1:9902"])
+def test_listener_has_ip_address_and_port(text):
+    assert read_listen_address("--metrics-listen", "[::]:9902") == Endpoint("::", 9902)
+    with pytest.raises(BadSetting, match="--metrics-listen"):
+        read_listen_address("--metrics-listen", text)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from api.features.fleets.schemas import FirstListenerIn, FleetIn
-from cli.token import _complete_ref
+from cli.token import _complete_ref, _describe
 
 pytestmark = pytest.mark.postgres
 EXIT = ("token", "create", "--role", "exit", "--fleet", "demo")
@@ -48,12 +48,39 @@ async def test_list_shows_tokens_and_revoke_ends_them_by_name_or_id(demo, exitpl
     for name in ("rack-2", "rack-2", "rack-3"):
         assert (await exitplane(*EXIT, "--name", name)).status == 0
     shown = (await exitplane("token", "list", "--fleet", "demo")).out
-    assert ("rack-2" in shown, "1 of 1" in shown, "never" in shown, "ep-exit-" in shown) == (True, True, True, False)
+    assert ("rack-2: any exit" in shown, "1 of 1" in shown, "not used" in shown, "ep-exit-" in shown) == (
+        True,
+        True,
+        True,
+        False,
+    )
     assert (await exitplane("token", "revoke", "rack-2", "--fleet", "demo")).out.count("revoked ") == 2
     left = [each for each in json.loads((await exitplane("token", "list", "--json")).out) if each["state"] == "valid"]
     done = await exitplane("token", "revoke", left[0]["id"], "--json")
     assert json.loads(done.out) == {"revoked": [left[0]["id"]]}
     assert (await exitplane("token", "list")).out.count("revoked") == 3
+
+
+def test_list_has_two_short_lines_for_each_token():
+    token = {
+        "name": "rack-2-spring",
+        "id": "3f2a7d9e-0000-4000-8000-000000000000",
+        "fleet": "home",
+        "role": "gateway",
+        "proxy": None,
+        "takes_over": False,
+        "uses": 12,
+        "uses_left": 11,
+        "state": "used_up",
+        "created_by": "ada",
+        "expires_at": "2026-12-01T20:14:05+00:00",
+        "last_used_at": "2026-11-30T19:14:05+00:00",
+        "last_used_by": "gw",
+    }
+    assert _describe(token).splitlines() == [
+        "rack-2-spring: any gateway of home, 11 of 12 left, used_up, until 2026-12-01 20:14",
+        "    3f2a7d9e-0000-4000-8000-000000000000 by ada, last by gw at 2026-11-30 19:14",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,10 @@ async def test_all_replicas_share_the_first_authority(database):
 
     first = await ensure()
     assert await ensure() == first
-    assert [each.certificate for each in (await worlds.load(database)).authorities.values()] == [first.certificate_pem]
+    world, other = await worlds.load(database), await worlds.load(database)
+    assert [each.certificate for each in world.authorities.values()] == [first.certificate_pem]
+    assert world.secret_key == other.secret_key
+    assert world.secret_key not in {b"", first.key_pem.encode()}
 
 
 @pytest.mark.postgres

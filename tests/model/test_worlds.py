@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from random import Random
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import insert
@@ -279,9 +279,9 @@ async def released(database, version: str, body: bytes, *, revision: int, **fiel
         return bool(await rollout.release(unit, [due], NOW))
 
 
-async def refuse(database, version: str) -> None:
+async def refuse(database, version: str, proxy_id: UUID = VALIDATOR) -> None:
     async with write(database) as unit:
-        await rollout.record_rejection(unit, Rejection(KEY, version, uuid4(), "no"), NOW)
+        await rollout.record_rejection(unit, Rejection(KEY, version, proxy_id, "no"), NOW)
 
 
 async def test_released_version_reaches_every_replica(database):
@@ -333,8 +333,20 @@ async def test_an_approval_lasts_for_one_release(database, declare):
     assert fleet.id not in (await worlds.load(database)).approvals
 
 
-async def test_first_rejection_of_each_proxy_is_recorded(database):
-    first, second = uuid4(), uuid4()
+async def test_rejection_of_removed_proxy_is_not_recorded(database, declare):
+    """It waited in a recorder while its proxy was removed, and would count against the version as if the proxy were there."""
+    async with write(database) as unit:
+        gateway = await declare.gateway(unit, await declare.fleet(unit))
+    for proxy_id in (uuid4(), gateway.id, VALIDATOR):
+        await refuse(database, "v2", proxy_id)
+    world = await worlds.load(database)
+    assert world.rejections_of[KEY, "v2"] == {(KEY, "v2", gateway.id), (KEY, "v2", VALIDATOR)}
+
+
+async def test_first_rejection_of_each_proxy_is_recorded(database, declare):
+    async with write(database) as unit:
+        fleet = await declare.fleet(unit)
+        first, second = [(await declare.gateway(unit, fleet, name)).id for name in ("gw-1", "gw-2")]
     for proxy_id, detail in ((first, "no"), (second, "neither"), (first, "never")):
         async with write(database) as unit:
             await rollout.record_rejection(unit, Rejection(KEY, "v2", proxy_id, detail), NOW)
@@ -349,7 +361,7 @@ async def test_rejections_of_absent_proxies_are_forgotten(database, declare):
         connected, heard, silent, expired, recent = [
             (await declare.gateway(unit, fleet, f"gw-{number}")).id for number in range(5)
         ]
-        for proxy_id in (connected, heard, silent, expired, uuid4(), VALIDATOR):
+        for proxy_id in (connected, heard, silent, expired, VALIDATOR):
             await rollout.record_rejection(unit, Rejection(KEY, "v2", proxy_id, "no"), NOW - timedelta(hours=2))
         await rollout.record_rejection(unit, Rejection(KEY, "v2", recent, "no"), NOW)
         for proxy_id in (connected, expired):

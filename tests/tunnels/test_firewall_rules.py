@@ -13,7 +13,7 @@ from agent.vpn.requirements import NFT, has_capability, require, require_for
 
 OPENINGS = AllowedTraffic(
     interfaces=("ep0", "ep0-b"),
-    port=8443,
+    ports=(8443, 9902),
     provider=frozenset({AllowedPeer("192.0.2.1", 51820, "udp"), AllowedPeer("2001:db8::1", 443, "tcp")}),
     control=frozenset({AllowedPeer("10.0.0.9", 8000, "tcp")}),
 )
@@ -33,6 +33,7 @@ def test_rules_accept_allowed_traffic_alone():
         "    ip6 daddr 2001:db8::1 tcp dport 443 meta mark 0x4550 accept",
         "    ip daddr 10.0.0.9 tcp dport 8000 meta mark 0x4550 accept",
         "    ct state established ct direction reply tcp sport 8443 accept",
+        "    ct state established ct direction reply tcp sport 9902 accept",
         "    ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
         "  }",
         "  chain forward {",
@@ -43,7 +44,7 @@ def test_rules_accept_allowed_traffic_alone():
 
 
 def test_only_agent_packets_need_mark_with_tunnel_of_somebody_else():
-    rules = output_rules(AllowedTraffic(("wg0",), 1, OPENINGS.provider, OPENINGS.control, marked=False))
+    rules = output_rules(AllowedTraffic(("wg0",), (1,), OPENINGS.provider, OPENINGS.control, marked=False))
     assert [rule for rule in rules if "mark 0x4550" in rule] == [
         "ip daddr 10.0.0.9 tcp dport 8000 meta mark 0x4550 accept"
     ]
@@ -52,7 +53,7 @@ def test_only_agent_packets_need_mark_with_tunnel_of_somebody_else():
 @pytest.mark.parametrize("name", ["", "*", 'a" accept; "', "a b", "a\nb", "a/b"])
 def test_interface_name_cannot_inject_rule(name):
     with pytest.raises(ValueError, match="no interface's name"):
-        render(AllowedTraffic((name,), 1, frozenset(), frozenset()))
+        render(AllowedTraffic((name,), (1,), frozenset(), frozenset()))
 
 
 @pytest.mark.parametrize("way", [("x", 1, "udp"), ("192.0.2.1", 0, "udp"), ("192.0.2.1", 1, "icmp")])

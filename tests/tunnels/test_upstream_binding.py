@@ -70,7 +70,7 @@ async def test_kill_switch_refuses_own_addresses_to_clients(tunnel, internet, se
     provider = frozenset({AllowedPeer(lab.NET_ADDRESS, providers.WG_PORT, "udp")})
     targets = (f"{lab.PAGE}:80", *(f"{each}:{service.port}" for each in (OWN, OWN_IN_TUNNEL)), f"{NEIGHBOUR}:80")
     with lab.inside(lab.EXIT):
-        await close(AllowedTraffic((lab.TUNNEL,), lab.PORT, provider, frozenset(), marked=False))
+        await close(AllowedTraffic((lab.TUNNEL,), (lab.PORT,), provider, frozenset(), marked=False))
     with proxy.running(tmp_path, interface=interface, client_mark=CLIENT_MARK):
         await until(proxy.listens)
         page, *own, neighbour = await asyncio.gather(*map(proxy.ask, targets))

@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 from google.protobuf.any_pb2 import Any
 
-from xds.translate.names import CLUSTER
+from xds.translate.names import CLUSTER, SECRET
 from xds.translate.references import named_clusters, references
 from xds.translate.resource_ids import ResourceId
 from xds.wire.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
@@ -17,7 +17,7 @@ from xds.wire.discovery_pb2 import Resource as DeltaResource
 
 @dataclass(frozen=True, eq=False)
 class Resource:
-    """A resource at one version. `body` is the value of its Any, `version` the hash of `body`.
+    """A resource at one version. `body` is the value of its Any, `version` the hash of `body`, for a secret a keyed one.
 
     See docs/architecture.md#versions-are-content-hashes.
     """
@@ -58,11 +58,11 @@ class Resource:
         return Any(type_url=self.type_url, value=self.body)
 
 
-def make_resource(type_url: str, name: str, body: bytes) -> Resource:
-    """Build a resource; its version depends on its bytes alone, and so is equal on all replicas and after a restart."""
-    return Resource(type_url, name, version_of(body), body)
+def make_resource(type_url: str, name: str, body: bytes, secret_key: bytes = b"") -> Resource:
+    """Build a resource; its version depends on its bytes alone, and so is equal on all replicas and after a restart.
 
-
-def version_of(body: bytes) -> str:
-    """Hash an encoded resource."""
-    return blake2b(body, digest_size=12).hexdigest()
+    That of a secret depends on `secret_key` (at most 64 bytes), too. Versions are shown to everybody who may see the proxy, and
+    without the key they confirm a guessed password.
+    """
+    key = secret_key if type_url == SECRET else b""
+    return Resource(type_url, name, blake2b(body, digest_size=12, key=key).hexdigest(), body)

@@ -80,7 +80,9 @@ def _version(snapshot: Snapshot, type_url: str, name: str) -> str | None:
 
 def _render(scope: Scope, world: World, resource_id: ResourceId) -> Resource | None:
     message = scope.translate(world, resource_id)
-    return None if message is None else make_resource(resource_id.type_url, resource_id.name, encode(message))
+    if message is None:
+        return None
+    return make_resource(resource_id.type_url, resource_id.name, encode(message), world.secret_key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,11 +36,15 @@ class _ResolvedPeers:
 
 
 class KillSwitch:
-    """The kill switch of an exit, and its routes around the tunnel. The control plane is at `control`, reached by TCP."""
+    """The kill switch of an exit, and its routes around the tunnel. The control plane is at `control`, reached by TCP.
 
-    def __init__(self, exit_: ExitSettings, control: Iterable[Endpoint]) -> None:
+    The exit answers at its port, and at `ports`.
+    """
+
+    def __init__(self, exit_: ExitSettings, control: Iterable[Endpoint], ports: Iterable[int] = ()) -> None:
         self._exit = exit_
         self._control = list(control)
+        self._ports = (exit_.port, *ports)
         self._peers: _ResolvedPeers | None = None
         self._lock = asyncio.Lock()
         assert exit_.tunnel_interface is not None
@@ -104,7 +108,7 @@ class KillSwitch:
         marked = bool(self._exit.servers)
         slots = self._slots if marked else self._slots[:1]
         interfaces = tuple(slot.interface for slot in slots)
-        return AllowedTraffic(interfaces, self._exit.port, peers.provider, peers.control, marked=marked)
+        return AllowedTraffic(interfaces, self._ports, peers.provider, peers.control, marked=marked)
 
     async def _resolve_peers(self) -> _ResolvedPeers:
         contacts = [contact for server in self._exit.servers for contact in server.contacts]

@@ -37,13 +37,13 @@ class AllowedPeer:
 
 @dataclass(frozen=True, slots=True)
 class AllowedTraffic:
-    """All that may leave: through `interfaces`, to the provider's servers and the control plane, and answers from `port`.
+    """All that may leave: through `interfaces`, to the provider's servers and the control plane, and answers from `ports`.
 
     Packets to the control plane carry BYPASS_MARK; those to the provider's servers do too if `marked` is True.
     """
 
     interfaces: tuple[str, ...]
-    port: int
+    ports: tuple[int, ...]
     provider: frozenset[AllowedPeer]
     control: frozenset[AllowedPeer]
     marked: bool = True
@@ -70,8 +70,8 @@ def output_rules(allowed: AllowedTraffic) -> list[str]:
         f"oifname {{ {interfaces} }} accept",
         *_accept_to(allowed.provider, mark if allowed.marked else ""),
         *_accept_to(allowed.control, mark),
-        # answers to gateways, and no connection that begins here
-        f"ct state established ct direction reply tcp sport {allowed.port:d} accept",
+        # answers to gateways and to readers of metrics, and no connection that begins here
+        *(f"ct state established ct direction reply tcp sport {port:d} accept" for port in allowed.ports),
         # neighbour discovery, which does not leave the link; ARP is not of this family
         "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
     ]

@@ -1,0 +1,1 @@
+"""The checks of `exitplane doctor`. Pure: facts become findings, and others gather the facts."""
