@@ -40,6 +40,7 @@ from keeper.keeper import run_keeper
 from model import key_file
 from model.authority import CertificateAuthority, create_authority
 from model.connection_table import ConnectionLimits, ConnectionTable
+from model.container_policy import read_policy
 from model.database import Database
 from model.descriptors import raise_limit
 from model.embedded_postgres import embedded_server
@@ -226,6 +227,8 @@ async def _containers(database: Database, authority: CertificateAuthority, setti
         instance=thumbprint_of(authority.certificate_pem)[:_INSTANCE_LENGTH],
         api=settings.container_api,
         secrets=settings.container_secrets,
+        policy=read_policy(settings.container_policy),
+        sees_secrets=settings.container_engine.startswith("unix:"),
         api_ca=authority.certificate_pem if settings.issues_api_certificate else None,
     )
     async with asyncio.TaskGroup() as tasks:
@@ -309,6 +312,7 @@ def _context(
         heartbeat_interval_s=settings.heartbeat_interval_s,
         silence_timeout=timedelta(seconds=settings.silence_timeout_s),
         allows_local_parents=settings.local_parents,
+        container_policy=read_policy(settings.container_policy),
         auth_state=AuthState(oidc_provider=OidcProvider(oidc) if oidc else None),
         readiness_checks=readiness,
         connection_tables={"api": table, "xds": xds.connections},

@@ -203,7 +203,9 @@ class Settings(BaseSettings):
     container_api: Annotated[str | None, AfterValidator(_plain_url)] = None
     """The URL at which containers reach the REST API; required with an engine."""
     container_secrets: Path | None = None
-    """The folder on the engine's host with the secret files that pools name."""
+    """The folder on the engine's host with a folder of secret files for each fleet, which its pools name."""
+    container_policy: Path | None = None
+    """The TOML file that says which images, networks and options fleets may use; unset: none."""
 
     oidc_issuer: Annotated[str | None, AfterValidator(_secure_url)] = None
     """The OIDC provider for logins of operators."""
