@@ -90,6 +90,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "cli.ca:ca",
         "Print the certificate of the control plane's authority, from this host's database or that of EXITPLANE_DATABASE_URL.",
     ),
+    "certificates": (
+        "cli.certificates:certificates",
+        "List, upload, issue, watch and delete the certificates of TLS listeners.",
+    ),
     "audit": ("cli.audit:audit", "Verify the audit log, or export it."),
 }
 """Commands by name: `module:attribute`, and the first paragraph of the help.

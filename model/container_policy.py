@@ -22,7 +22,7 @@ _ALWAYS_CAPABILITIES: Final = ("NET_ADMIN",)
 _ALWAYS_ENVIRONMENT: Final = ("EXITPLANE_AGENT_*",)
 _HIGHEST_PORT: Final = 65_535
 _IMAGE_PART: Final = "[^/:@]*"
-"""What `*` stands for in an image: it crosses no registry, repository, tag or digest."""
+"""The characters that `*` stands for in an image: it crosses no registry, repository, tag or digest."""
 _VARIABLE_PART: Final = "[A-Za-z0-9_]*"
 
 
@@ -44,7 +44,7 @@ def _read_ports(text: str) -> tuple[int, int]:
 
 
 class Allowance(BaseModel):
-    """What the containers of a fleet may be. Patterns of images and variables may have `*`."""
+    """The values that containers of a fleet may have. Patterns of images and variables may have `*`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

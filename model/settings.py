@@ -198,6 +198,9 @@ class Settings(BaseSettings):
     local_parents: bool = False
     """Let operators declare parent proxies on their exits' own hosts and links (loopback, 169.254.0.0/16 and the like)."""
 
+    certificate_folder: Path | None = None
+    """The folder with a folder for each fleet, in which ACME clients keep certificates of listeners."""
+
     container_engine: Annotated[str | None, AfterValidator(_engine)] = None
     """The engine for containers of exits: unix:///path or tcp://host:port. See docs/containers.md before setting it."""
     container_api: Annotated[str | None, AfterValidator(_plain_url)] = None

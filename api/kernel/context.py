@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -57,6 +58,8 @@ class ApiContext:
     silence_timeout: timedelta = timedelta(seconds=30)
     allows_local_parents: bool = False
     container_policy: ContainerPolicy = field(default_factory=ContainerPolicy)
+    certificate_folder: Path | None = None
+    """The folder in which ACME clients keep certificates of listeners."""
     auth_state: AuthState = field(default_factory=AuthState)
     world_cache: WorldCache = field(default_factory=WorldCache)
     readiness_checks: Mapping[str, Callable[[], bool]] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -73,6 +74,7 @@ class WriteContext:
     allows_local_parents: bool = False
     """Operators may declare parents on their exits' own hosts."""
     container_policy: ContainerPolicy = field(default_factory=ContainerPolicy)
+    certificate_folder: Path | None = None
     is_guarded: bool = False
     """True while a block compares what a fleet offers before and after it."""
     removed_proxies: list[UUID] = field(default_factory=list)
@@ -179,6 +181,7 @@ class OperatorWrite:
                     self.approve,
                     context.allows_local_parents,
                     context.container_policy,
+                    context.certificate_folder,
                 )
                 reply = await do(work)
                 if self.dry_run:

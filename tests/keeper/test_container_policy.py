@@ -1,4 +1,4 @@
-"""What containers of fleets may be, and their secret files. Pure, and with files."""
+"""The policy of containers, and the secret files of fleets."""
 
 from __future__ import annotations
 
