@@ -90,6 +90,16 @@ async def test_pool_that_the_policy_does_not_allow_is_refused(fields, field, dem
     assert all("EXITPLANE_CONTAINER_POLICY" in each["hint"] for each in errors)
 
 
+async def test_operator_of_one_fleet_does_not_rename_it(demo, make_operator):
+    """Its name selects what it may use, and the folder of its secrets."""
+    fleet = (await demo("GET", "/api/v1/fleets/demo")).json["id"]
+    limited = demo.holding((await make_operator("limited", "operator", fleet_ids=[fleet])).key)
+    reply = await limited("PATCH", "/api/v1/fleets/demo", {"name": "other"})
+    assert (reply.status, reply.json["code"]) == (403, "not_allowed")
+    assert (await limited("PATCH", "/api/v1/fleets/demo", {"name": "demo"})).status == 200
+    assert (await demo("PATCH", "/api/v1/fleets/demo", {"name": "other"})).status == 200
+
+
 async def test_stored_containers_that_are_allowed_no_more_stay(contained, make_api, database):
     api = make_api(database, container_policy=ContainerPolicy())
     assert (await api("PATCH", f"{POOLS}/us", {"city": "reno", "containers": FULL})).status == 200
