@@ -20,6 +20,7 @@ from model.certificate_rules import (
     check_pair,
     check_server_names,
     columns_of,
+    covers,
     is_near_expiry,
 )
 from model.repositories import declared
@@ -117,15 +118,20 @@ async def users_of(session: AsyncSession, certificate_id: UUID) -> Sequence[List
 
 
 async def check_users(session: AsyncSession, row: ServerCertificateRow, server_names: Iterable[str]) -> None:
-    """Check that the listeners of a certificate keep distinct names, and those they use, with new ones. Raises BadServerNames."""
+    """Check that with new names of a certificate its listeners' names stay distinct, and none that they use is lost.
+
+    Names that no certificate had before, as in what release 0.1.0 stored, do not count. Raises BadServerNames.
+    """
     for listener in await users_of(session, row.id):
         ids = {each for each in ids_of(listener) if each != row.id}
         others = select(col(ServerCertificateRow.name), col(ServerCertificateRow.server_names)).where(
             col(ServerCertificateRow.id).in_(ids)
         )
         found = [(name, names) for name, names in (await session.execute(others)).all()]
+        before = {*row.server_names, *(name for _, names in found for name in names)}
+        used = [name for name in listener.countries_by_server_name if covers(before, name)]
         try:
-            check_server_names(listener.countries_by_server_name, [*found, (row.name, server_names)])
+            check_server_names(used, [*found, (row.name, server_names)])
         except BadServerNames as error:
             raise BadServerNames(f"listener {listener.name}: {error.message}", hint=error.hint) from error
 

@@ -128,7 +128,7 @@ async def test_files_that_cannot_be_used_are_told_and_the_last_pair_stays(fault,
                 port=9443,
                 certificate_id=certificate_id,
             )
-            listener.countries_by_server_name = {"gw.example": "de"}
+            listener.countries_by_server_name = {"never.example": "us", "gw.example": "de"}
             await declared.save(unit, listener)
         other = made(harness, "other.example")
         put_files(folder, other, other)
