@@ -33,6 +33,7 @@ from api.runtime.pending_orders import PendingOrders
 from cli.gc_tuning import tune_collector
 from cli.local_database import connect
 from cli.logging import configure_logging
+from keeper.certificate_folders import run_certificate_folders
 from keeper.containers.container_spec import SpecContext
 from keeper.containers.reconciler import run_containers
 from keeper.exit_health import HealthThresholds
@@ -40,6 +41,7 @@ from keeper.keeper import run_keeper
 from model import key_file
 from model.authority import CertificateAuthority, create_authority
 from model.connection_table import ConnectionLimits, ConnectionTable
+from model.container_policy import read_policy
 from model.database import Database
 from model.descriptors import raise_limit
 from model.embedded_postgres import embedded_server
@@ -182,6 +184,7 @@ async def open_control_plane(
         _gc_tuning(xds),
         _keeper(database, settings),
         _containers(database, authority, settings),
+        _certificate_folders(database, settings),
         _api(settings, connections, database, authority, xds, certificate, sockets),
     ):
         yield xds
@@ -226,11 +229,28 @@ async def _containers(database: Database, authority: CertificateAuthority, setti
         instance=thumbprint_of(authority.certificate_pem)[:_INSTANCE_LENGTH],
         api=settings.container_api,
         secrets=settings.container_secrets,
+        policy=read_policy(settings.container_policy),
+        sees_secrets=settings.container_engine.startswith("unix:"),
         api_ca=authority.certificate_pem if settings.issues_api_certificate else None,
     )
     async with asyncio.TaskGroup() as tasks:
         work = run_containers(database, settings.container_engine, context, _now)
         task = tasks.create_task(work, name="containers")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
+async def _certificate_folders(database: Database, settings: Settings) -> AsyncIterator[None]:
+    """Take up certificates from folders while the block lasts, if this replica has any."""
+    if settings.certificate_folder is None:
+        yield
+        return
+    async with asyncio.TaskGroup() as tasks:
+        work = run_certificate_folders(database, settings.certificate_folder, _now)
+        task = tasks.create_task(work, name="certificate-folders")
         try:
             yield
         finally:
@@ -309,6 +329,8 @@ def _context(
         heartbeat_interval_s=settings.heartbeat_interval_s,
         silence_timeout=timedelta(seconds=settings.silence_timeout_s),
         allows_local_parents=settings.local_parents,
+        container_policy=read_policy(settings.container_policy),
+        certificate_folder=settings.certificate_folder,
         auth_state=AuthState(oidc_provider=OidcProvider(oidc) if oidc else None),
         readiness_checks=readiness,
         connection_tables={"api": table, "xds": xds.connections},

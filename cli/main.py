@@ -95,6 +95,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "cli.doctor:doctor",
         "Find weak settings, on the host of the control plane, or beside an agent, and say what to do.",
     ),
+    "certificates": (
+        "cli.certificates:certificates",
+        "List, upload, issue, watch and delete the certificates of TLS listeners.",
+    ),
     "audit": ("cli.audit:audit", "Verify the audit log, or export it."),
 }
 """Commands by name: `module:attribute`, and the first paragraph of the help.

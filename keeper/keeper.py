@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from keeper.certificates import look_after_certificates
 from keeper.exit_health import HealthThresholds, HealthVerdict, apply_hold_down, judge, updated_reason
 from keeper.ingest_window import IngestWindow
 from keeper.lease import LeaseCheck, hold_lease
@@ -42,6 +43,7 @@ CAPS_EVERY: Final = timedelta(seconds=5)
 WEIGH_EVERY: Final = timedelta(minutes=1)
 """So measurements make no more than one revision a minute."""
 RESOLVE_EVERY: Final = timedelta(seconds=5)
+CERTIFICATES_EVERY: Final = timedelta(minutes=1)
 PRUNE_EVERY: Final = timedelta(minutes=5)
 REAP_EVERY: Final = timedelta(seconds=5)
 KEEP_CHANGES_FOR: Final = timedelta(hours=1)
@@ -103,6 +105,8 @@ class Keeper:
             await self._weigh(now)
         if self._is_due("resolve", now, RESOLVE_EVERY):
             await self._resolve_host_names()
+        if self._is_due("certificates", now, CERTIFICATES_EVERY):
+            await look_after_certificates(self._database, now)
         if self._is_due("prune", now, PRUNE_EVERY):
             await self._prune(now)
         if self._is_due("reap", now, REAP_EVERY):

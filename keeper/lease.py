@@ -14,7 +14,13 @@ from model.database import UNREACHABLE, Database, DatabaseUnreachable
 
 LEASE_ID: Final = 0x6B65_6570  # "keep"
 CONTAINER_LEASE_ID: Final = 0x636F_6E74  # "cont": taken only by replicas that have an engine
+CERTIFICATE_LEASE_ID: Final = 0x6365_7274  # "cert": taken only by replicas that have a folder of certificates
 _RETRY_S: Final = 1.0
+_HELD: Final = {
+    LEASE_ID: "keeper.lease_held",
+    CONTAINER_LEASE_ID: "containers.lease_held",
+    CERTIFICATE_LEASE_ID: "certificates.lease_held",
+}
 log = structlog.get_logger()
 
 LeaseCheck = Callable[[], Awaitable[None]]
@@ -49,7 +55,7 @@ async def _hold_once(
         async def check_lease() -> None:
             await connection.execute("SELECT 1")
 
-        log.info("keeper.lease_held" if lease_id == LEASE_ID else "containers.lease_held")
+        log.info(_HELD[lease_id])
         await work(check_lease)
     finally:
         with suppress(Exception):  # it may be gone already, and a broken one cannot be closed politely

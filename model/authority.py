@@ -5,10 +5,12 @@ Pure functions over PEM text; `model.repositories.enrolment` stores the key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
+from typing import Final
+from uuid import UUID
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,7 +22,9 @@ from model.errors import ExitplaneError
 from model.identity import TRUST_DOMAIN, XDS_SERVER_NAME, Identity
 
 ROOT_LIFETIME = timedelta(days=3650)
+LISTENER_LIFETIME = timedelta(days=90)
 LEAF_LIFETIME = timedelta(days=365)
+_COMMON_NAME_OF_LISTENERS: Final = "Exitplane listener"
 _BACKDATED = timedelta(minutes=5)
 """The time before its issue from which a certificate is valid, so that a host with a slow clock accepts it at once."""
 
@@ -47,8 +51,20 @@ class KeyPair:
 
 def create_authority(now: datetime) -> CertificateAuthority:
     """Create a self-signed root."""
+    return _create_root("Exitplane authority", now)
+
+
+def create_fleet_authority(fleet: UUID, now: datetime) -> CertificateAuthority:
+    """Create the root that issues the certificates of a fleet's listeners.
+
+    It is another one than that of proxies and the API, so that no operator can have a certificate issued that passes for those.
+    """
+    return _create_root(f"Exitplane fleet {fleet}", now)
+
+
+def _create_root(common_name: str, now: datetime) -> CertificateAuthority:
     key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Exitplane authority")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     certificate = (
         _builder(name, name, key.public_key(), now, ROOT_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -106,6 +122,24 @@ def issue_server(authority: CertificateAuthority, now: datetime, hosts: Iterable
     return KeyPair(_sign_leaf(authority, key.public_key(), XDS_SERVER_NAME, names, now), _key_pem(key))
 
 
+def issue_listener(authority: CertificateAuthority, now: datetime, hosts: Sequence[str]) -> KeyPair:
+    """Issue a certificate, with the authority's after it, and a key for listeners that clients dial at `hosts`.
+
+    A host is a DNS name, with `*` for its first label if any, or an IP address.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    leaf = _sign_leaf(
+        authority,
+        key.public_key(),
+        _COMMON_NAME_OF_LISTENERS,
+        [_name_of_host(each) for each in hosts],
+        now,
+        lifetime=LISTENER_LIFETIME,
+        usages=[ExtendedKeyUsageOID.SERVER_AUTH],
+    )
+    return KeyPair(leaf + authority.certificate_pem, _key_pem(key))
+
+
 def _name_of_host(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ip_address(host))
@@ -119,14 +153,16 @@ def _sign_leaf(
     common_name: str,
     names: list[x509.GeneralName],
     now: datetime,
+    *,
+    lifetime: timedelta = LEAF_LIFETIME,
+    usages: Sequence[x509.ObjectIdentifier] = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH),
 ) -> str:
     root = x509.load_pem_x509_certificate(authority.certificate_pem.encode())
     root_key = serialization.load_pem_private_key(authority.key_pem.encode(), password=None)
     assert isinstance(root_key, ec.EllipticCurvePrivateKey)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-    usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     certificate = (
-        _builder(subject, root.subject, public_key, now, LEAF_LIFETIME)
+        _builder(subject, root.subject, public_key, now, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)

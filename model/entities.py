@@ -26,6 +26,10 @@ FIRST_LISTENER: Final = "clients"
 """The name of the listener that a fleet is declared with."""
 
 
+TLS_VERSIONS: Final = ("1.2", "1.3")
+"""The versions of TLS that a listener may begin with."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fleet:
     """Gateways that share configuration and an isolation boundary; Envoy's `node.cluster`."""
@@ -39,7 +43,8 @@ class Listener:
     """The address and port at which the gateways of a fleet take clients in. `address` is an IP literal.
 
     `country` or `pool_id` is the location for clients that name none. The TLS server name that a client dialled takes precedence, if
-    `countries_by_server_name` has it. A listener without a certificate speaks no TLS.
+    `countries_by_server_name` has it. A listener without a certificate speaks no TLS. Clients that dial a name of one of the
+    `additional_certificates` get that one, all others `certificate_id`.
     """
 
     id: UUID
@@ -52,6 +57,8 @@ class Listener:
     certificate_id: UUID | None = None
     countries_by_server_name: tuple[tuple[str, str], ...] = ()
     """Pairs of a server name and a country, sorted."""
+    additional_certificates: tuple[UUID, ...] = ()
+    minimum_tls_version: str = TLS_VERSIONS[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,12 +199,17 @@ class Settings(BaseSettings):
     local_parents: bool = False
     """Let operators declare parent proxies on their exits' own hosts and links (loopback, 169.254.0.0/16 and the like)."""
 
+    certificate_folder: Path | None = None
+    """The folder with a folder for each fleet, in which ACME clients keep certificates of listeners."""
+
     container_engine: Annotated[str | None, AfterValidator(_engine)] = None
     """The engine for containers of exits: unix:///path or tcp://host:port. See docs/containers.md before setting it."""
     container_api: Annotated[str | None, AfterValidator(_plain_url)] = None
     """The URL at which containers reach the REST API; required with an engine."""
     container_secrets: Path | None = None
-    """The folder on the engine's host with the secret files that pools name."""
+    """The folder on the engine's host with a folder of secret files for each fleet, which its pools name."""
+    container_policy: Path | None = None
+    """The TOML file that says which images, networks and options fleets may use; unset: none."""
 
     oidc_issuer: Annotated[str | None, AfterValidator(_secure_url)] = None
     """The OIDC provider for logins of operators."""

@@ -23,6 +23,7 @@ from api.runtime.pending_orders import PendingOrders
 from api.runtime.tokens import digest_of, new_key
 from client import Client
 from model.authority import CertificateAuthority, create_authority
+from model.container_policy import ContainerPolicy
 from model.database import Database
 from model.repositories import operators
 from model.tables import ApiKeyRow, OperatorRow
@@ -76,6 +77,7 @@ async def run_api(
         xds_address=None,
         xds_port=18000,
         auth_state=AuthState(password_hasher=Argon2Hasher(cheap)),
+        container_policy=ContainerPolicy(images=["exit:*"]),
     )
     app = create_app(context)
     async with serving(app, until) as url:

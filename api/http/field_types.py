@@ -181,6 +181,13 @@ def _check_server_name(value: str) -> str:
     raise bad_value("bad_server_name", "a TLS server name is not an address", "send a host name")
 
 
+def check_certificate_host(value: str) -> str:
+    """Check a name of a certificate: a host name, `*.` before one, or an IP address. Raises the error of a validator."""
+    if value.startswith("*."):
+        return f"*.{_check_server_name(value.removeprefix('*.'))}"
+    return _check_host(value)
+
+
 def _check_domain(value: str) -> str:
     return _check_host_name(value.removeprefix("*").removeprefix("."))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -17,6 +18,7 @@ from api.runtime.pending_orders import PendingOrders
 from api.runtime.world_cache import WorldCache
 from model.authority import CertificateAuthority
 from model.connection_table import ConnectionTable
+from model.container_policy import ContainerPolicy
 from model.database import Database
 
 
@@ -39,7 +41,8 @@ class ApiContext:
 
     `clock` returns aware datetimes. `xds_address` is the host that proxies dial (None: the host at which they reached the
     API) and `xds_port` its port. A proxy that is silent for longer than `silence_timeout` does not count as connected.
-    With `allows_local_parents` operators may declare parents on their exits' own hosts. `readiness_checks` has a check for each
+    With `allows_local_parents` operators may declare parents on their exits' own hosts. `container_policy` says what
+    fleets may use in containers. `readiness_checks` has a check for each
     other component of this process, by the component's name, and `connection_tables` has the connections of each listener.
     """
 
@@ -54,6 +57,9 @@ class ApiContext:
     heartbeat_interval_s: float = 10
     silence_timeout: timedelta = timedelta(seconds=30)
     allows_local_parents: bool = False
+    container_policy: ContainerPolicy = field(default_factory=ContainerPolicy)
+    certificate_folder: Path | None = None
+    """The folder in which ACME clients keep certificates of listeners."""
     auth_state: AuthState = field(default_factory=AuthState)
     world_cache: WorldCache = field(default_factory=WorldCache)
     readiness_checks: Mapping[str, Callable[[], bool]] = field(default_factory=dict)

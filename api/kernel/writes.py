@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from api.kernel.dry_run_diff import compare
 from api.kernel.idempotency import IdempotentRequest, read_key
 from api.runtime.passwords import Argon2Hasher
 from model.audit_log import Actor
+from model.container_policy import ContainerPolicy
 from model.repositories import sync, worlds
 from model.repositories.sync import AckCount
 from model.unit_of_work import UnitOfWork
@@ -71,6 +73,8 @@ class WriteContext:
     """`shrink`: the write may leave less than half of a fleet."""
     allows_local_parents: bool = False
     """Operators may declare parents on their exits' own hosts."""
+    container_policy: ContainerPolicy = field(default_factory=ContainerPolicy)
+    certificate_folder: Path | None = None
     is_guarded: bool = False
     """True while a block compares what a fleet offers before and after it."""
     removed_proxies: list[UUID] = field(default_factory=list)
@@ -176,6 +180,8 @@ class OperatorWrite:
                     context.auth_state.password_hasher,
                     self.approve,
                     context.allows_local_parents,
+                    context.container_policy,
+                    context.certificate_folder,
                 )
                 reply = await do(work)
                 if self.dry_run:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from model.container_policy import ContainerPolicy
 from model.entities import Role
 from model.repositories.containers import ContainerPool
 from model.stored_containers import ContainerSettings
@@ -32,14 +33,28 @@ class SpecContext:
     """Settings that all containers of an installation share.
 
     `instance` tells its containers from those of others at the same engine. `api` is the URL at which they reach the API,
-    `secrets` the folder on the engine's host with the files that pools name. `api_ca` is the authority (PEM) of the API's
-    certificate; None: one that the system in the container trusts.
+    `secrets` the folder on the engine's host with a folder of files for each fleet. `api_ca` is the authority (PEM) of the
+    API's certificate; None: one that the system in the container trusts. `policy` says what fleets may use; `fleet` is the
+    name of the one that a container is for.
     """
 
     instance: str
     api: str
     secrets: Path | None = None
     api_ca: str | None = None
+    policy: ContainerPolicy = field(default_factory=ContainerPolicy)
+    sees_secrets: bool = False
+    """The engine runs on this host, so that its files can be looked at."""
+    fleet: str | None = None
+
+    def for_fleet(self, fleet: str | None) -> SpecContext:
+        """Return the context of a fleet's containers."""
+        return replace(self, fleet=fleet)
+
+    @property
+    def secrets_of_fleet(self) -> Path | None:
+        """The folder with the secrets of the fleet; None: there is none. Fleets never share one."""
+        return self.secrets / self.fleet if self.secrets and self.fleet else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +74,8 @@ def container_name(pool: ContainerPool, slot: int) -> str:
 def template_digest(settings: ContainerSettings, context: SpecContext) -> str:
     """Return a digest that changes when a container would be created differently."""
     fields = {name: value for name, value in asdict(settings).items() if name not in _SCALING_FIELDS}
-    shared = [context.api, str(context.secrets), *([CA_PATH] if context.api_ca else [])]
+    folder = context.secrets_of_fleet if settings.secrets else context.secrets
+    shared = [context.api, str(folder), *([CA_PATH] if context.api_ca else [])]
     written = json.dumps([fields, *shared], sort_keys=True)
     return hashlib.sha256(written.encode()).hexdigest()[:16]
 
@@ -70,7 +86,7 @@ def creation_body(settings: ContainerSettings, slot: PoolSlot, context: SpecCont
     The join token is not in it, because `inspect` shows this body; it is put into the container as a file.
     """
     address, port = exit_address(settings, slot)
-    published = f"{port}/tcp"
+    published, folder = f"{port}/tcp", context.secrets_of_fleet
     host: dict[str, Any] = {
         "CapAdd": [*settings.capabilities],
         "Devices": [
@@ -78,7 +94,7 @@ def creation_body(settings: ContainerSettings, slot: PoolSlot, context: SpecCont
         ],
         "SecurityOpt": ["no-new-privileges"],
         "RestartPolicy": {"Name": "no"},  # the keeper alone decides whether a container runs
-        "Binds": [f"{context.secrets}/{name}:/run/secrets/{name}:ro" for name in settings.secrets if context.secrets],
+        "Binds": [f"{folder}/{name}:/run/secrets/{name}:ro" for name in settings.secrets if folder],
         "PortBindings": {published: [{"HostPort": str(port)}]} if settings.address else {},
     }
     if settings.network is not None:

@@ -17,6 +17,7 @@ from keeper.containers.engine_responses import ContainerState
 from keeper.containers.errors import EngineError, NoSuchContainer
 from keeper.containers.inventory import Inventory
 from keeper.containers.planning import Action, CreateContainer, DrainExit, RemoveContainer, StartContainer
+from keeper.containers.secret_files import check_secret_files
 from model.audit_log import Actor, AuditEntry
 from model.database import Database
 from model.entities import Role
@@ -31,7 +32,13 @@ from model.unit_of_work import write
 log = structlog.get_logger()
 TOKEN_LIFETIME: Final = timedelta(minutes=5)
 """The lifetime of a container's join token."""
-_NO_SECRETS: Final = "set EXITPLANE_CONTAINER_SECRETS where `exitplane serve` runs"
+
+
+def check_allowed(settings: ContainerSettings, context: SpecContext) -> None:
+    """Check that a fleet may have such containers, whatever was true when its pool was written. Raises EngineError."""
+    for refusal in context.policy.refusals(context.fleet or "", settings):
+        raise EngineError(refusal.message, hint=refusal.hint)
+    check_secret_files(settings, context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,9 @@ class ActionExecutor:
     async def execute(self, action: Action) -> None:
         """Execute one action. Raises EngineError, DatabaseUnreachable."""
         name = action.slot if isinstance(action, CreateContainer) else action.name
+        if isinstance(action, CreateContainer | StartContainer):
+            assert self.settings is not None
+            check_allowed(self.settings, self.context)
         log.info("container.action", action=type(action).__name__, container=name, reason=action.reason)
         known = self.inventory.known
         match action:
@@ -67,8 +77,6 @@ class ActionExecutor:
     async def _create(self, slot: int) -> None:
         assert self.pool is not None
         assert self.settings is not None
-        if self.settings.secrets and self.context.secrets is None:
-            raise EngineError("the pool names secrets, and there is no folder for them", hint=_NO_SECRETS)
         known = [row for row in self.inventory.of_pool(self.pool.id) if row.slot == slot]
         name = known[0].name if known else container_name(self.pool, slot)
         row = known[0] if known else ContainerRow(name=name, pool_id=self.pool.id, slot=slot, started_at=self.clock())

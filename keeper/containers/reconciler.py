@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -18,7 +19,7 @@ from keeper.containers.container_spec import INSTANCE_LABEL, SpecContext
 from keeper.containers.engine import Engine
 from keeper.containers.engine_responses import ContainerState
 from keeper.containers.errors import EngineError
-from keeper.containers.executor import ActionExecutor
+from keeper.containers.executor import ActionExecutor, check_allowed
 from keeper.containers.inventory import Inventory, find_orphans
 from keeper.containers.planning import CreateContainer, RemoveContainer, StartContainer, plan
 from keeper.containers.scaling import PoolScale, back_off
@@ -27,7 +28,7 @@ from keeper.lease import CONTAINER_LEASE_ID, LeaseCheck, hold_lease
 from model.change_feed import CONTAINER_CHANNEL, ChangeFeed
 from model.database import Database
 from model.repositories import container_commands, containers, heartbeats
-from model.stored_containers import read_containers
+from model.stored_containers import ContainerSettings, read_containers
 from model.tables import ContainerCommandRow, ContainerPoolRow
 
 Clock = Callable[[], datetime]
@@ -166,10 +167,14 @@ class ContainerReconciler:
     ) -> None:
         pool = inventory.pools.get(pool_id)
         settings = read_containers(pool.containers) if pool else None
-        slots = [inventory.slot(row, settings, self._context) for row in inventory.of_pool(pool_id)]
+        context = self._context.for_fleet(pool.fleet if pool else None)
+        slots = [inventory.slot(row, settings, context) for row in inventory.of_pool(pool_id)]
+        error = _reason_against(settings, context) if settings else ""
+        if error:  # a container that could not be replaced is kept
+            slots = [replace(slot, outdated=False) for slot in slots]
         planned = plan(settings, slots, self._scale(pool_id, status), now, self._ingest.since or now)
-        scale, error = planned.scale, ""
-        executor = ActionExecutor(self._database, self._engine, self._context, self._clock, inventory, pool, settings)
+        scale = planned.scale
+        executor = ActionExecutor(self._database, self._engine, context, self._clock, inventory, pool, settings)
         cannot_start = False
         for action in planned.actions:
             starts = isinstance(action, CreateContainer | StartContainer)
@@ -212,3 +217,12 @@ class ContainerReconciler:
         if status is None or row.model_dump() != status.model_dump():
             async with self._database.session() as session:
                 await containers.save_pool_status(session, row)
+
+
+def _reason_against(settings: ContainerSettings, context: SpecContext) -> str:
+    """Return the reason why a pool may have no such containers; empty if it may."""
+    try:
+        check_allowed(settings, context)
+    except EngineError as refused:
+        return str(refused)
+    return ""

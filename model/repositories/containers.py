@@ -15,7 +15,7 @@ from sqlmodel import col
 
 from model.exit_states import TAKEN_OUT, ExitState
 from model.repositories import exits
-from model.tables import ContainerEngineRow, ContainerPoolRow, ContainerRow, ExitRow, HeartbeatRow, PoolRow
+from model.tables import ContainerEngineRow, ContainerPoolRow, ContainerRow, ExitRow, FleetRow, HeartbeatRow, PoolRow
 from model.unit_of_work import UnitOfWork
 
 REMOVED_WITH_POOL = "its pool has no containers any more"
@@ -28,6 +28,7 @@ class ContainerPool:
     id: UUID
     name: str
     fleet_id: UUID
+    fleet: str
     containers: Mapping[str, Any]
 
 
@@ -46,7 +47,9 @@ class ContainerExit:
 
 async def pools(session: AsyncSession) -> Sequence[ContainerPool]:
     """Return the pools whose exits run in containers."""
-    query = select(col(PoolRow.id), col(PoolRow.name), col(PoolRow.fleet_id), col(PoolRow.containers))
+    query = select(
+        col(PoolRow.id), col(PoolRow.name), col(PoolRow.fleet_id), col(FleetRow.name), col(PoolRow.containers)
+    ).join(FleetRow, col(FleetRow.id) == col(PoolRow.fleet_id))
     return [ContainerPool(*row) for row in (await session.execute(query.where(col(PoolRow.containers).is_not(None))))]
 
 

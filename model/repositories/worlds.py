@@ -78,6 +78,8 @@ def _listener(row: Row) -> Listener:
         pool_id=row.pool_id,
         certificate_id=row.certificate_id,
         countries_by_server_name=tuple(sorted(row.countries_by_server_name.items())),
+        additional_certificates=tuple(map(UUID, row.additional_certificates)),
+        minimum_tls_version=row.minimum_tls_version,
     )
 
 

@@ -8,6 +8,7 @@ from model.tables.change_rows import AuditHeadRow, AuditRow, ChangeRow, Revision
 from model.tables.container_rows import ContainerCommandRow, ContainerEngineRow, ContainerPoolRow, ContainerRow
 from model.tables.enrolment_rows import AuthorityRow, CertificateRow, JoinTokenRow, TrustedAuthorityRow
 from model.tables.fleet_rows import (
+    FleetAuthorityRow,
     FleetRow,
     ListenerRow,
     PlanRow,
@@ -59,6 +60,7 @@ __all__ = [
     "ExitHistoryRow",
     "ExitOrderRow",
     "ExitRow",
+    "FleetAuthorityRow",
     "FleetRow",
     "FormerRejectionRow",
     "HeartbeatRow",

@@ -25,3 +25,8 @@ def timestamp(*, nullable: bool = False) -> Column[datetime]:
 def json_object() -> Column[dict[str, Any]]:
     """A JSON object, empty by default."""
     return Column(JSONB, nullable=False, server_default=text("'{}'::jsonb"))
+
+
+def json_list() -> Column[list[Any]]:
+    """A JSON array, empty by default."""
+    return Column(JSONB, nullable=False, server_default=text("'[]'::jsonb"))

@@ -12,7 +12,7 @@ from sqlmodel import Field, SQLModel
 
 from model.entities import FIRST_LISTENER
 from model.sealed_columns import sealed_text
-from model.tables.columns import json_object, timestamp
+from model.tables.columns import json_list, json_object, timestamp
 
 
 class FleetRow(SQLModel, table=True):
@@ -35,8 +35,27 @@ class ServerCertificateRow(SQLModel, table=True):
     chain: str
     key: str = Field(sa_column=sealed_text("server_certificate.key"))
     server_names: list[str] = Field(sa_column=Column(JSONB, nullable=False))
+    issued_for: list[str] = Field(default_factory=list, sa_column=json_list())
+    """The names and addresses for which the fleet's authority issues it. Empty: it is uploaded, or read from `folder`."""
+    folder: str | None = None
+    """The name of the folder that an ACME client writes to."""
+    folder_error: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    """The reason why the present files of the folder are not used; empty: they are."""
+    expires_soon: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
+    valid_from: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
+    """None: stored by release 0.1.0."""
     expires_at: datetime = Field(sa_column=timestamp())
     created_at: datetime = Field(sa_column=timestamp())
+
+
+class FleetAuthorityRow(SQLModel, table=True):
+    """The authority that issues the certificates of a fleet's listeners. Clients trust it, and no proxy does."""
+
+    __tablename__ = "fleet_authority"
+
+    fleet_id: UUID = Field(foreign_key="fleet.id", primary_key=True, ondelete="CASCADE")
+    certificate: str
+    key: str = Field(sa_column=sealed_text("fleet_authority.key"))
 
 
 class ListenerRow(SQLModel, table=True):
@@ -53,7 +72,10 @@ class ListenerRow(SQLModel, table=True):
     pool_id: UUID | None = Field(default=None, foreign_key="pool.id", index=True)
     """The pool for clients of this listener that name no location."""
     certificate_id: UUID | None = Field(default=None, foreign_key="server_certificate.id", index=True)
-    """None: the listener speaks no TLS to its clients."""
+    """The certificate for clients whose server name no other has. None: the listener speaks no TLS to its clients."""
+    additional_certificates: list[str] = Field(default_factory=list, sa_column=json_list())
+    """Ids of certificates that clients get by their server name."""
+    minimum_tls_version: str = Field(default="1.2", sa_column_kwargs={"server_default": "1.2"})
     countries_by_server_name: dict[str, str] = Field(default_factory=dict, sa_column=json_object())
     """The country by TLS server name, for clients that dialled that name and name no location."""
     created_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))

@@ -32,6 +32,7 @@ from api.runtime.pending_orders import PendingOrders
 from api.runtime.tokens import digest_of, new_key
 from model import request_signature
 from model.authority import CertificateAuthority, create_authority
+from model.container_policy import ContainerPolicy
 from model.database import Database
 from model.entities import Role
 from model.repositories import join_tokens, operators
@@ -327,7 +328,11 @@ def _make_api(
         pending_orders=PendingOrders(database, clock),
         xds_address=None,
         xds_port=18000,
-        **{"auth_state": AuthState(password_hasher=Argon2Hasher(CHEAP)), **overrides},
+        **{
+            "auth_state": AuthState(password_hasher=Argon2Hasher(CHEAP)),
+            "container_policy": ContainerPolicy(images=["registry.example:5000/exit:*"], environment=["WIREGUARD_*"]),
+            **overrides,
+        },
     )
     return Api(create_app(context), context, credential=admin.key)
 

@@ -455,7 +455,7 @@ async def test_world_reads_route_as_declared(demo, make, database):
 
 
 async def test_listener_takes_tls_server_names(demo, make):
-    await make("certificates")
+    await make("certificates", **certificate("*.gateway.example"))
     names = {"DE.gateway.example": "de", "us.gateway.example": "us"}
     created = await make("listeners", certificate="c-0", countries_by_server_name=names)
     assert created["countries_by_server_name"] == {"de.gateway.example": "de", "us.gateway.example": "us"}

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from api.features.containers import service
+from model.container_policy import ContainerPolicy
 from model.entities import Role
 from model.repositories import container_commands, containers
 from model.tables import ContainerCommandRow, ContainerPoolRow, ContainerRow
@@ -62,6 +63,47 @@ async def test_pool_shows_defaults_and_stores_sent_fields(contained, query):
     ((row,),) = [[row["containers"]] for row in await query("SELECT containers FROM pool")]
     assert row == WANTED
     assert (await contained("PATCH", f"{POOLS}/us", {"containers": FULL})).json["containers"] == FULL
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"image": "other:1"}, "image"),
+        ({"network": "underlay"}, "network"),
+        ({"command": ["sh", "-c", "x"]}, "command"),
+        ({"environment": {"LD_PRELOAD": "/x"}}, "environment"),
+        ({"capabilities": ["NET_RAW"]}, "capabilities"),
+        ({"address": "203.0.113.5"}, "port"),
+    ],
+)
+async def test_pool_that_the_policy_does_not_allow_is_refused(fields, field, demo):
+    pool = {"name": "de", "fleet": "demo", "country": "de", "containers": WANTED | fields}
+    replies = [
+        await demo("PATCH", f"{POOLS}/us", {"containers": WANTED | fields}),
+        await demo("POST", POOLS, pool),
+        await demo("PUT", "/api/v1/declared", {"pools": [pool]}),
+    ]
+    assert [(reply.status, reply.json["code"]) for reply in replies] == [(422, "container_not_allowed")] * 3
+    errors = [reply.json["errors"][0] for reply in replies]
+    prefixes = ["", "", "/pools/0"]
+    assert [each["field"] for each in errors] == [f"{prefix}/containers/{field}" for prefix in prefixes]
+    assert all("EXITPLANE_CONTAINER_POLICY" in each["hint"] for each in errors)
+
+
+async def test_operator_of_one_fleet_does_not_rename_it(demo, make_operator):
+    """Its name selects what it may use, and the folder of its secrets."""
+    fleet = (await demo("GET", "/api/v1/fleets/demo")).json["id"]
+    limited = demo.holding((await make_operator("limited", "operator", fleet_ids=[fleet])).key)
+    reply = await limited("PATCH", "/api/v1/fleets/demo", {"name": "other"})
+    assert (reply.status, reply.json["code"]) == (403, "not_allowed")
+    assert (await limited("PATCH", "/api/v1/fleets/demo", {"name": "demo"})).status == 200
+    assert (await demo("PATCH", "/api/v1/fleets/demo", {"name": "other"})).status == 200
+
+
+async def test_stored_containers_that_are_allowed_no_more_stay(contained, make_api, database):
+    api = make_api(database, container_policy=ContainerPolicy())
+    assert (await api("PATCH", f"{POOLS}/us", {"city": "reno", "containers": FULL})).status == 200
+    assert (await api("PATCH", f"{POOLS}/us", {"containers": WANTED | {"maximum": 4}})).status == 422
 
 
 async def test_pool_without_containers_shows_null(demo):

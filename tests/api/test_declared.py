@@ -12,7 +12,7 @@ from model.exit_states import ExitState
 
 pytestmark = pytest.mark.postgres
 PATH = "/api/v1/declared"
-NOTHING = {name: [] for name in ("fleets", "plans", "pools", "listeners", "exits", "routes", "users")}
+NOTHING = {name: [] for name in ("fleets", "plans", "pools", "certificates", "listeners", "exits", "routes", "users")}
 DEMO = {"name": "demo", "listener": {"address": "127.0.0.1", "port": 8080}}
 US = {"name": "us", "fleet": "demo", "country": "us"}
 DE = {"name": "de", "fleet": "demo", "country": "de"}

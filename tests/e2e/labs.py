@@ -73,9 +73,11 @@ def on_postgres(settings: LabSettings) -> Iterator[tuple[Lab, Path]]:
 
 @contextmanager
 def with_two_in_us() -> Iterator[Lab]:
-    """Start a lab with two exits in us and one in gb."""
-    with started(settings_of("us", "us", "gb")) as lab:
-        yield lab
+    """Start a lab with two exits in us and one in gb, and with an empty folder of certificates."""
+    with tempfile.TemporaryDirectory(prefix="exitplane-e2e-") as folder:
+        environment = {"EXITPLANE_CERTIFICATE_FOLDER": folder}
+        with started(settings_of("us", "us", "gb", environment=environment)) as lab:
+            yield lab
 
 
 @contextmanager

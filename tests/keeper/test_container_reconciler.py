@@ -26,6 +26,7 @@ from keeper.containers.container_spec import (
 )
 from keeper.containers.engine import Engine
 from keeper.containers.reconciler import ContainerReconciler, run_containers, run_while_leased
+from model.container_policy import Allowance, ContainerPolicy
 from model.database import Database
 from model.entities import Role
 from model.exit_states import ExitState
@@ -39,7 +40,13 @@ from tests.keeper.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.postgres
 WANTED = {"minimum": 2, "maximum": 3, "image": "exit:1"}
-CONTEXT = SpecContext("installation-1", "http://plane:8000", Path("/etc/exitplane-secrets"))
+POLICY = ContainerPolicy(
+    images=["exit:*"],
+    fleets={
+        "demo": Allowance(networks=["exits"], commands=[["run", "it"]], environment=["PROVIDER"], ports=["20000-20002"])
+    },
+)
+CONTEXT = SpecContext("installation-1", "http://plane:8000", Path("/etc/exitplane-secrets"), policy=POLICY)
 
 
 class ContainerTestbed(KeeperHarness):
@@ -165,7 +172,7 @@ async def test_containers_are_created_with_the_settings_of_their_pool(testbed):
     made = testbed.engine.named(testbed.name(2))
     host = made.body["HostConfig"]
     assert (made.body["Cmd"], made.environment["PROVIDER"], host["NetworkMode"]) == (["run", "it"], "x", "exits")
-    assert host["Binds"] == ["/etc/exitplane-secrets/wg.conf:/run/secrets/wg.conf:ro"]
+    assert host["Binds"] == ["/etc/exitplane-secrets/demo/wg.conf:/run/secrets/wg.conf:ro"]
     assert (host["CapAdd"], host["Devices"]) == ([], [])
     assert host["PortBindings"] == {"20001/tcp": [{"HostPort": "20001"}]}
     assert (made.environment["EXITPLANE_AGENT_ADDRESS"], made.environment["EXITPLANE_AGENT_PORT"]) == (
@@ -300,6 +307,33 @@ async def test_secrets_without_a_folder_are_an_error(testbed):
     await testbed.reconcile()
     assert "EXITPLANE_CONTAINER_SECRETS" in (await testbed.pool_status()).error
     assert testbed.engine.containers == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"image": "other:1"}, "may not use the image other:1"),
+        ({"network": "underlay"}, "may not use the network underlay"),
+        ({"secrets": ["../other/wg.conf"]}, "is not a plain file name"),
+    ],
+)
+async def test_pool_written_before_the_policy_gets_no_container(fields, reason, testbed):
+    await testbed.declare_containers(WANTED | fields)
+    testbed.engine.images.add("other:1")
+    await testbed.reconcile(times=3)
+    assert reason in (await testbed.pool_status()).error
+    assert testbed.engine.containers == {}
+
+
+async def test_serving_containers_stay_when_their_pool_is_allowed_no_more(serving):
+    before = sorted(serving.engine.containers)
+    await serving.declare_containers(WANTED | {"network": "underlay"})
+    for _ in range(3):
+        for slot in (1, 2):
+            await serving.enrol(slot)
+        await serving.reconcile()
+    assert sorted(serving.engine.containers) == before
+    assert "may not use the network underlay" in (await serving.pool_status()).error
 
 
 async def test_unreachable_engine_is_shown_and_loses_no_container(serving):

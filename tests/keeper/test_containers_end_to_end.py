@@ -38,6 +38,7 @@ PACKAGES = [
 ]
 IP_FREEBIND = 15
 FIRST_PORT = 28_443
+COMMAND = [str(Path(sys.executable).resolve()), "/main.py"]
 AGENT = Path(__file__).with_name("container_agent.py")
 
 
@@ -72,7 +73,7 @@ class PodmanTestbed:
     def container_settings(self, **more) -> ContainersIn:
         given = {"minimum": 2, "maximum": 3, "image": self.image, "network": self.network, "drain_s": 20}
         given |= {"address": self.gateway, "port": FIRST_PORT}
-        return ContainersIn(command=[str(Path(sys.executable).resolve()), "/main.py"], **(given | more))
+        return ContainersIn(command=COMMAND, **(given | more))
 
 
 @contextmanager
@@ -104,6 +105,14 @@ def image() -> Iterator[str]:
         yield name
 
 
+def _policy(folder: Path, image: str, network: str) -> Path:
+    """Write a policy that allows the fleet of the test its image, network, command and ports."""
+    allowed = {"images": [image], "networks": [network], "commands": [COMMAND], "ports": ["1-65535"]}
+    file = folder / "policy.toml"
+    file.write_text("".join(f"{name} = {json.dumps(values)}\n" for name, values in allowed.items()))
+    return file
+
+
 @pytest.fixture
 async def testbed(tmp_path, database, image, until) -> AsyncIterator[PodmanTestbed]:
     key, at = new_key(), datetime.now(UTC)
@@ -120,6 +129,7 @@ async def testbed(tmp_path, database, image, until) -> AsyncIterator[PodmanTestb
                 xds_listen="127.0.0.1:0",
                 heartbeat_interval_s=1,
                 container_engine=engine,
+                container_policy=_policy(tmp_path, image, network),
                 container_api=f"http://{gateway}:{there.getsockname()[1]}",
             )
             url = f"http://127.0.0.1:{here.getsockname()[1]}"

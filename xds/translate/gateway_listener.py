@@ -37,8 +37,7 @@ def translate_gateway_listener(listener: Listener, default_pool: Pool | None = N
         ),
     )
     http = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
-    certificate = listener.certificate_id
-    tls = to_clients(names.certificate_secret(certificate)) if certificate else None
+    tls = to_clients(_secrets(listener), listener.minimum_tls_version) if listener.certificate_id else None
     return ListenerResource(
         name=names.gateway_listener(listener),
         address=tcp_address(listener.address, listener.port),
@@ -53,6 +52,12 @@ def translate_gateway_listener(listener: Listener, default_pool: Pool | None = N
         per_connection_buffer_limit_bytes=1024 * 1024,
         socket_options=[_user_timeout()],
     )
+
+
+def _secrets(listener: Listener) -> list[str]:
+    """List the secrets of a listener's certificates, the default one first."""
+    default = [listener.certificate_id] if listener.certificate_id else []
+    return [names.certificate_secret(each) for each in (*default, *listener.additional_certificates)]
 
 
 def _user_timeout() -> SocketOption:

@@ -68,20 +68,27 @@ def from_gateways() -> TransportSocket:
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
-def to_clients(secret: str) -> TransportSocket:
-    """Build a gateway's TLS to clients: it presents a certificate and asks for none.
+_VERSIONS: Final = {"1.2": TlsParametersTlsProtocol.TLSv1_2, "1.3": TlsParametersTlsProtocol.TLSv1_3}
 
+
+def to_clients(secrets: Sequence[str], minimum_version: str) -> TransportSocket:
+    """Build a gateway's TLS to clients: it presents the certificate of the server name that they dial, and asks for none.
+
+    Envoy chooses by the names in the certificates, exact ones before wildcards. Other clients get the first. All are one filter
+    chain, so a certificate that is renewed with other names changes no listener. The ciphers are Envoy's own list.
     It prefers HTTP/1.1, whose tunnels are whole; HTTP/2 is for clients that offer nothing else (docs/limits.md).
     The key travels by SDS over the ADS stream (docs/architecture.md#secrets-travel-by-sds).
     """
     context = DownstreamTlsContext(
         common_tls_context=CommonTlsContext(
             tls_params=TlsParameters(
-                tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_2,
+                tls_minimum_protocol_version=_VERSIONS[minimum_version],
                 tls_maximum_protocol_version=TlsParametersTlsProtocol.TLSv1_3,
             ),
             alpn_protocols=[HTTP1, HTTP2],
-            tls_certificate_sds_secret_configs=[SdsSecretConfig(name=secret, sds_config=ads_source())],
+            tls_certificate_sds_secret_configs=[
+                SdsSecretConfig(name=secret, sds_config=ads_source()) for secret in secrets
+            ],
         )
     )
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))

@@ -13,6 +13,7 @@ from sqlalchemy import Text, cast, or_, select, update
 from sqlalchemy.orm.attributes import flag_modified
 from sqlmodel import col
 
+from api.features.certificates.service import CERTIFICATES
 from api.features.declared.queries import ORDER, AnyCollection, as_request, diff, lock_rows, read_rows, show_rows
 from api.features.declared.schemas import AppliedOut, Declared, StepOut
 from api.features.exits.service import EXITS
@@ -31,9 +32,11 @@ from model.entities import FIRST_LISTENER
 from model.repositories import declared
 from model.tables import FleetRow, ListenerRow, PlanRow, PoolRow, ProxyRow, ServerCertificateRow
 
-_ONE_BY_ONE: Final = (FLEETS, ROUTES)
+_ONE_BY_ONE: Final = (FLEETS, CERTIFICATES, ROUTES)
 """Collections whose items are several rows that refer to each other."""
-_REFERRED_TO: Final = (POOLS, PLANS, FLEETS)
+_WITH_SECRETS: Final = (EXITS, CERTIFICATES)
+"""Collections with fields that are not shown."""
+_REFERRED_TO: Final = (POOLS, PLANS, CERTIFICATES, FLEETS)
 """Collections that others refer to, in the order of deletion after all others."""
 _REFERENCES: Final[Mapping[AnyCollection, Mapping[str, type[Any]]]] = {
     LISTENERS: {"pool": PoolRow, "certificate": ServerCertificateRow},
@@ -132,7 +135,7 @@ class ApplyPlan:
             for collection in ORDER:
                 if collection.name in self._declared:
                     await self._create_and_change(collection)
-            for collection in (POOLS, PLANS):
+            for collection in (POOLS, PLANS, CERTIFICATES):
                 await self._delete_superfluous(collection)
         # outside the block: an approval to shrink is deleted with its fleet
         await self._delete_superfluous(FLEETS)
@@ -286,10 +289,10 @@ class ApplyPlan:
             await self._write_items(collection, changed)
         del proxies
         after = await self._as_existing(collection, [each.row for each in changed.values()])
-        touched = {row_id for _, row_id in self.work.unit.touched} if collection is EXITS else ()
+        touched = {row_id for _, row_id in self.work.unit.touched} if collection in _WITH_SECRETS else ()
         for key, each in changed.items():
             changes = diff(each.declared, after[key].declared)
-            if changes or str(each.row.id) in touched:  # a password, which is not shown, may have changed
+            if changes or str(each.row.id) in touched:  # a password or key, which is not shown
                 self._add_step("changed", collection, key, each.row.id, changes)
             else:
                 self.unchanged += 1

@@ -34,7 +34,7 @@ async def export_declared(
     *,
     defaults: Defaults = True,
 ) -> Response:
-    """Export the declared state (of one fleet) as a document. It has no certificates, as their keys are never shown."""
+    """Export the declared state (of one fleet) as a document. It has no keys of certificates, as they are never shown."""
     async with context.database.snapshot() as session:
         document = await service.export(context.begin_read(session), caller, fleet)
     content = document.model_dump_json(by_alias=True, exclude_defaults=not defaults)

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from api.features.certificates.service import CERTIFICATES
 from api.features.exits.service import EXITS
 from api.features.fleets.service import FLEETS
 from api.features.listeners.service import LISTENERS
@@ -22,7 +23,7 @@ from api.kernel.collections.collection import Collection
 from api.kernel.context import ReadContext
 
 AnyCollection: TypeAlias = Collection[Any, Any, Any]
-ORDER: Final[tuple[AnyCollection, ...]] = (FLEETS, PLANS, POOLS, LISTENERS, EXITS, ROUTES, USERS)
+ORDER: Final[tuple[AnyCollection, ...]] = (FLEETS, PLANS, POOLS, CERTIFICATES, LISTENERS, EXITS, ROUTES, USERS)
 """The collections of a document: each comes after those that it refers to."""
 _ROWS_AT_ONCE: Final = 10_000
 """PostgreSQL takes 32,767 parameters in a statement."""

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field
 
+from api.features.certificates.schemas import CertificateIn
 from api.features.exits.schemas import ExitIn
 from api.features.fleets.schemas import FleetIn
 from api.features.listeners.schemas import ListenerIn
@@ -32,6 +33,7 @@ class Declared(RequestModel):
     fleets: Items[FleetIn] | None = None
     plans: Items[PlanIn] | None = None
     pools: Items[PoolIn] | None = None
+    certificates: Items[CertificateIn] | None = None
     listeners: Items[ListenerIn] | None = None
     exits: Items[ExitIn] | None = None
     routes: Items[RouteIn] | None = None

@@ -24,7 +24,7 @@ _WRITE_CONFLICTS = frozenset({"40P01", "40001"})
 async def export(read: ReadContext, caller: Caller, fleet: str | None) -> Declared:
     """Export all that is declared (in one fleet) as a document that `apply` takes, in a stable order.
 
-    Keys of certificates are not in it. The first listener of a fleet is among the listeners.
+    Keys of certificates are not in it, so that uploaded ones are not created from it elsewhere. The first listener of a fleet is among the listeners.
     """
     fleet_ids = None if fleet is None else [(await FLEETS.find(read.session, caller, fleet)).id]
     exported: dict[str, list[Any]] = {}

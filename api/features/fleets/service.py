@@ -45,6 +45,8 @@ class FleetCollection(Collection[FleetRow, FleetIn, FleetOut]):
 
     async def change(self, work: WriteContext, row: FleetRow, fields: dict[str, Any]) -> None:
         """Update a fleet. Raises Problem: 409 when the name, or the listener's address and port, are taken."""
+        if fields.get("name", row.name) != row.name:  # folders and permissions of fleets are found by the name
+            work.caller.demand_all_fleets("a new name of a fleet")
         listener: dict[str, Any] = fields.pop("listener", None) or {}
         with clashes({"uq_fleet_name": _name_taken(fields.get("name", ""))}):
             await declared.save_changes(work.unit, row, fields)

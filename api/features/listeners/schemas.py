@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from api.http.field_types import (
     Country,
@@ -19,9 +19,21 @@ from api.http.field_types import (
     ServerName,
     absent,
 )
+from api.http.validators import bad_value
 from api.kernel.collections.schemas import FleetListQuery
 
-ByServerName = Annotated[dict[ServerName, Country], Field(max_length=1_000)]
+
+def _reject_same_names(value: Any) -> Any:
+    names = [each.lower() for each in value if isinstance(each, str)] if isinstance(value, dict) else []
+    for name in names:
+        if names.count(name) > 1:
+            raise bad_value("duplicate_server_name", f"the server name {name} occurs twice", "send it once")
+    return value
+
+
+ByServerName = Annotated[dict[ServerName, Country], BeforeValidator(_reject_same_names), Field(max_length=1_000)]
+Certificates = Annotated[list[Reference], Field(max_length=100)]
+MinimumTlsVersion = Literal["1.2", "1.3"]
 
 
 class ListenerIn(RequestModel):
@@ -46,6 +58,11 @@ class ListenerIn(RequestModel):
     certificate: Reference | None = Field(
         default=None, description="The certificate presented to clients; null: clients connect without TLS."
     )
+    additional_certificates: Certificates = Field(
+        default=[],
+        description="Further certificates. Clients that dial one of their names get that one, all others `certificate`.",
+    )
+    minimum_tls_version: MinimumTlsVersion = "1.2"
     countries_by_server_name: ByServerName = Field(
         default={}, description="The country by TLS server name (SNI), for clients that state none."
     )
@@ -60,6 +77,8 @@ class ListenerPatch(RequestModel):
     country: Country | None = Field(default_factory=absent)
     pool: Reference | None = Field(default_factory=absent)
     certificate: Reference | None = Field(default_factory=absent)
+    additional_certificates: Certificates = Field(default_factory=absent)
+    minimum_tls_version: MinimumTlsVersion = Field(default_factory=absent)
     countries_by_server_name: ByServerName = Field(default_factory=absent)
 
 
@@ -79,5 +98,7 @@ class ListenerOut(ResponseModel):
     pool_id: UUID | None
     certificate: str | None
     certificate_id: UUID | None
+    additional_certificates: list[str]
+    minimum_tls_version: MinimumTlsVersion
     countries_by_server_name: dict[str, str]
     created_at: datetime | None = Field(description="null: created before listeners became a collection.")

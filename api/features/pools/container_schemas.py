@@ -66,8 +66,12 @@ class ContainersIn(RequestModel):
 
     minimum: ContainerCount
     maximum: ContainerCount = Field(description="At least `minimum`. Draining exits count too.")
-    image: Image = Field(description="A name that the engine knows. The keeper does not pull it.")
-    command: list[Argument] = Field(default=[], max_length=_ITEMS_MAX, description="Empty: the image's own command.")
+    image: Image = Field(
+        description="A name that the engine knows, of those that the fleet may use. The keeper does not pull it."
+    )
+    command: list[Argument] = Field(
+        default=[], max_length=_ITEMS_MAX, description="Empty: the image's own command. Others must be allowed."
+    )
     environment: dict[Variable, Argument] = Field(
         default={},
         max_length=_ITEMS_MAX,
@@ -76,7 +80,7 @@ class ContainersIn(RequestModel):
     secrets: list[FileName] = Field(
         default=[],
         max_length=_ITEMS_MAX,
-        description="Files in EXITPLANE_CONTAINER_SECRETS on the engine's host. Each is mounted at /run/secrets/<name>.",
+        description="Files in the fleet's folder below EXITPLANE_CONTAINER_SECRETS on the engine's host, mounted at /run/secrets/<name>.",
     )
     capabilities: list[Literal["NET_ADMIN", "NET_RAW", "NET_BIND_SERVICE"]] = Field(default=["NET_ADMIN"], max_length=3)
     devices: list[Literal["/dev/net/tun"]] = Field(default=["/dev/net/tun"], max_length=1)

@@ -23,6 +23,7 @@ from api.kernel.context import ReadContext
 from api.kernel.shrink_guard import require_shrink_approval
 from api.kernel.writes import WriteContext
 from model.repositories import containers, declared
+from model.stored_containers import read_containers
 from model.stored_pools import read_resilience
 from model.tables import FleetRow, PoolRow
 from xds.translate import names
@@ -48,10 +49,12 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
     async def create(self, work: WriteContext, body: PoolIn) -> PoolRow:
         """Create a pool.
 
-        Raises Problem: 422 for an unknown fleet, 409 when the name, or country and city, are taken in the fleet.
+        Raises Problem: 422 for an unknown fleet or containers that it may not have, 409 when the name, or country and city,
+        are taken in the fleet.
         """
         fleet = await fleets.refer(work.session, body.fleet, caller=work.caller)
         fields = _to_columns(body.model_dump(exclude={"fleet"}))
+        _check_policy(work, fleet.name, fields.get("containers"))
         missing_fleet = {"fk_pool_fleet_id_fleet": unknown("fleet", "/fleet", body.fleet)}
         with clashes(_conflicts(fields) | missing_fleet):
             return await declared.save(work.unit, PoolRow(fleet_id=fleet.id, created_at=work.now, **fields))
@@ -63,6 +66,9 @@ class PoolCollection(Collection[PoolRow, PoolIn, PoolOut]):
         """
         await self.reject_fleet_change(work, row, fields)
         stored = _to_columns(fields)
+        if stored.get("containers") not in (None, row.containers):
+            fleet = await declared.get_fleet(work.session, row.fleet_id)
+            _check_policy(work, fleet.name, stored["containers"])
         retired = "containers" in stored and stored["containers"] is None and row.containers is not None
         with clashes(_conflicts(stored)):
             await declared.save_changes(work.unit, row, stored)
@@ -132,6 +138,16 @@ async def refer(
         error = FieldError(field, _NAME_THE_FLEET, f'add "fleet": one of {owners}', ref)
         raise Problem(422, "ambiguous", _NAME_THE_FLEET, errors=[error])
     return found[0]
+
+
+def _check_policy(work: WriteContext, fleet: str, stored: Mapping[str, Any] | None) -> None:
+    """Check that a fleet may have such containers. Raises Problem (422)."""
+    if stored is None:
+        return
+    refusals = work.container_policy.refusals(fleet, read_containers(stored))
+    if refusals:
+        errors = [FieldError(f"/containers/{each.field}", each.message, each.hint, each.value) for each in refusals]
+        raise Problem(422, "container_not_allowed", refusals[0].message, errors=errors)
 
 
 def _delete_exits(row: PoolRow, where: str) -> str:
