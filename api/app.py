@@ -105,6 +105,7 @@ def create_app(context: ApiContext) -> FastAPI:
         docs_url=None,  # the framework's pages load scripts from another site; see api/features/docs
         redoc_url=None,
         routes=_routes(),
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # its spans have paths
     )
     app.state.context = context
     app.state.database_probe = DatabaseProbe(context.database, context.clock)

@@ -69,12 +69,14 @@ async def measure(options: argparse.Namespace) -> None:
                     await asyncio.sleep(1)
                     scraping = asyncio.create_task(_scrape(f"http://127.0.0.1:{port}/metrics")) if traced else None
                     cpu_s, began = replica.process.cpu_s, time.monotonic()
-                    await _push(testbed, fleet, simulation, options.changes, traced=traced)
+                    try:
+                        await _push(testbed, fleet, simulation, options.changes, traced=traced)
+                    finally:
+                        if scraping is not None:
+                            scraping.cancel()
                     pushes = options.changes * options.proxies
                     sides[traced].pushes_per_s.append(pushes / (time.monotonic() - began))
                     sides[traced].cpu_us.append((replica.process.cpu_s - cpu_s) / pushes * 1e6)
-                    if scraping is not None:
-                        scraping.cancel()
     _report(sides)
 
 

@@ -12,6 +12,8 @@ from typing import Final
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from api.http.connections import BoundedProtocol, close_overdue, server_config
+from model.connection_table import ConnectionLimits, ConnectionTable
 from model.database import Database
 from model.repositories import gauges
 from model.telemetry import metrics
@@ -21,6 +23,7 @@ from model.version import exitplane_version
 
 _STOP_S: Final = 1
 _CONNECTIONS_MAX: Final = 32
+"""Connections at once. One more takes the place of the one that has waited longest for its answer."""
 
 
 class MetricsApp:
@@ -66,18 +69,12 @@ async def serve_metrics(
     if not sockets:
         yield
         return
-    config = uvicorn.Config(
-        MetricsApp(database, sources),
-        ws="none",
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        limit_concurrency=_CONNECTIONS_MAX,
-        timeout_graceful_shutdown=_STOP_S,
-    )
+    limits = ConnectionLimits(total=_CONNECTIONS_MAX, waiting_per_address=_CONNECTIONS_MAX)
+    table = ConnectionTable[BoundedProtocol]("metrics", limits)
+    config = server_config(MetricsApp(database, sources), table, timeout_graceful_shutdown=_STOP_S)
     server = _MetricsServer(config)
     async with asyncio.TaskGroup() as tasks:
+        closing = tasks.create_task(close_overdue(table), name="metrics.connections")
         serving = tasks.create_task(server.serve(sockets=sockets), name="metrics")
         try:
             yield
@@ -85,6 +82,7 @@ async def serve_metrics(
             server.should_exit = True
             with suppress(asyncio.CancelledError):
                 await serving
+            closing.cancel()
 
 
 class _MetricsServer(uvicorn.Server):

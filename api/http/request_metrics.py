@@ -8,6 +8,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.http.paths import BASE_PATH
 from model.telemetry.distribution import LATENCY_S, Distribution
 
 NO_ROUTE: Final = "none"
@@ -57,5 +58,8 @@ class RequestMetrics:
 
 
 def route_template(scope: Scope) -> str:
-    """Return the template of the route that serves a request, as /api/v1/exits/{exit}; NO_ROUTE before or without one."""
-    return str(getattr(scope.get("route"), "path", NO_ROUTE))
+    """Return the template of the route that serves a request, as /api/v1/exits/{exit_id}; NO_ROUTE before or without one."""
+    path: str = getattr(scope.get("route"), "path", NO_ROUTE)
+    is_below = scope["path"].startswith(f"{BASE_PATH}/") and path != NO_ROUTE
+    # the framework gives the route as its router has it, without the prefix under which the application includes it
+    return f"{BASE_PATH}{path}" if is_below and not path.startswith(BASE_PATH) else path

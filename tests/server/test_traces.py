@@ -212,7 +212,7 @@ async def test_one_trace_leads_from_request_to_ack_over_replicas(
             await gateway.until(lambda client: client.count(ENDPOINT) > sent)
             await until(lambda: sink.named("xds.ack", CLIENT_TRACE) and sink.named("xds.publish", CLIENT_TRACE))
 
-    (request,) = sink.named("PATCH /api/v1/exits/{exit}", CLIENT_TRACE)
+    (request,) = sink.named("PATCH /api/v1/exits/{exit_id}", CLIENT_TRACE)
     (transaction,) = sink.named("transaction", CLIENT_TRACE)
     (ack,) = sink.named("xds.ack", CLIENT_TRACE)
     assert (request.parent_id, transaction.parent_id) == (CLIENT_SPAN, request.span_id)
