@@ -47,7 +47,7 @@ class SpanExport:
         self, version: str, instance: str, *, keeps_failed: bool, exporter: SpanExporter | None = None
     ) -> None:
         resource = Resource.create({"service.version": version, "service.instance.id": instance})
-        if resource.attributes.get("service.name") == "unknown_service":
+        if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):  # the SDK's default
             resource = resource.merge(Resource({"service.name": "exitplane"}))
         self._exporter = CountingExporter(exporter or OTLPSpanExporter())
         queue_max = int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE") or QUEUE_MAX)

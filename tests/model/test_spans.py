@@ -81,6 +81,14 @@ def test_spans_of_one_write_form_one_trace(tracing, exporter):
     assert request.is_sampled
 
 
+def test_service_has_our_name_unless_the_environment_names_it(tracing, exporter, monkeypatch):
+    monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
+    export = tracing()
+    spans.start_span("work").end()
+    export.shut_down()
+    assert exporter.spans[0].resource.attributes["service.name"] == "exitplane"
+
+
 def test_error_fails_span_by_class_and_not_by_text(tracing, exporter):
     export = tracing()
     with pytest.raises(ValueError), spans.span("work"):
