@@ -15,6 +15,7 @@ from api.features.auth.endpoints import router as auth
 from api.features.certificates.service import CERTIFICATES
 from api.features.containers.endpoints import router as containers
 from api.features.declared.endpoints import router as declared
+from api.features.discovery.endpoints import router as discovery
 from api.features.docs.endpoints import router as docs
 from api.features.enrolment.endpoints import router as enrolment
 from api.features.events.endpoints import router as events
@@ -39,11 +40,13 @@ from api.features.users.service import USERS
 from api.http import problems
 from api.http.openapi import build_openapi
 from api.http.paths import BASE_PATH
+from api.http.request_metrics import RequestMetrics
 from api.http.security_headers import SecurityHeaders
 from api.kernel.auth_middleware import AuthMiddleware
 from api.kernel.collections.collection import Collection
 from api.kernel.collections.router import router_of
 from api.kernel.context import ApiContext
+from api.kernel.request_spans import RequestSpans
 from api.runtime.database_probe import DatabaseProbe
 from api.runtime.event_hub import EventHub
 from model.version import exitplane_version
@@ -77,6 +80,7 @@ ROUTERS = (
     explain,
     events,
     keepalives,
+    discovery,
 )
 TITLE = "Exitplane"
 DESCRIPTION = """\
@@ -101,14 +105,17 @@ def create_app(context: ApiContext) -> FastAPI:
         docs_url=None,  # the framework's pages load scripts from another site; see api/features/docs
         redoc_url=None,
         routes=_routes(),
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # its spans have paths
     )
     app.state.context = context
     app.state.database_probe = DatabaseProbe(context.database, context.clock)
     app.state.event_hub = EventHub(context.database)
     app.state.keepalive_throttle = KeepaliveThrottle(context.clock)
     app.openapi = _document  # type: ignore[method-assign]  # the documented way to extend it
+    app.add_middleware(RequestSpans)
     app.add_middleware(AuthMiddleware, context=context)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestMetrics, counters=context.request_counters)
     problems.install(app)
     return app
 

@@ -11,7 +11,7 @@ from itertools import takewhile
 
 BENCHMARKS = (
     *("convergence", "fleet", "stream_memory", "coalescing", "cost", "restart", "large_fleet", "cold_start", "hostile"),
-    *("reads", "heartbeats", "failover", "isolation", "tunnels", "agent", "startup", "strangers"),
+    *("reads", "heartbeats", "failover", "isolation", "tunnels", "agent", "startup", "strangers", "telemetry"),
 )
 """The names of the benchmarks, which are those of their modules."""
 

@@ -8,11 +8,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -113,8 +114,10 @@ class Testbed:
         self._url = url
 
     @asynccontextmanager
-    async def serve(self, *, profile: Path | None = None) -> AsyncIterator[Replica]:
-        """Run a control plane on this database while the block lasts; it is ready when the block begins."""
+    async def serve(
+        self, *, profile: Path | None = None, more: Mapping[str, str] = MappingProxyType({})
+    ) -> AsyncIterator[Replica]:
+        """Run a control plane on this database while the block lasts, with `more` settings; it is ready when the block begins."""
         api_port, xds_port = free_port(), free_port()
         settings = {
             **_SETTINGS,
@@ -122,6 +125,7 @@ class Testbed:
             "EXITPLANE_DATABASE_URL": self._url,
             "EXITPLANE_API_LISTEN": f"127.0.0.1:{api_port}",
             "EXITPLANE_XDS_LISTEN": f"127.0.0.1:{xds_port}",
+            **more,
         }
         program = ("-m", "bench.profiled_server", str(profile)) if profile else ("-m", "cli", "serve")
         began = time.monotonic()
@@ -187,10 +191,10 @@ class Testbed:
             paths[-1].write_text(sign_request(self.authority, csr_pem, identity, now) + key_pem)
         return paths
 
-    async def move(self, exit_ids: Sequence[UUID], port: int) -> Commit:
+    async def move(self, exit_ids: Sequence[UUID], port: int, *, traceparent: str | None = None) -> Commit:
         """Move exits to another port, in one transaction."""
         began = time.monotonic_ns()
-        async with write(self.database) as unit:
+        async with write(self.database, traceparent=traceparent) as unit:
             if len(exit_ids) == 1:
                 statement = update(ExitRow).where(col(ExitRow.id) == exit_ids[0]).values(port=port)
             else:

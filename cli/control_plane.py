@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from functools import partial
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
 
 import structlog
 import uvicorn
@@ -17,6 +20,7 @@ import uvloop
 from agent.envoy.supervisor import find_envoy
 from api.app import create_app
 from api.http.connections import BoundedProtocol, close_overdue, server_config
+from api.kernel.api_samples import api_samples
 from api.kernel.context import ApiContext
 from api.runtime.accept_probe import AcceptProbe
 from api.runtime.api_certificate import (
@@ -33,9 +37,11 @@ from api.runtime.pending_orders import PendingOrders
 from cli.gc_tuning import tune_collector
 from cli.local_database import connect
 from cli.logging import configure_logging
+from cli.metrics_listener import serve_metrics
 from keeper.certificate_folders import run_certificate_folders
 from keeper.containers.container_spec import SpecContext
 from keeper.containers.reconciler import run_containers
+from keeper.counters import KeeperCounters
 from keeper.exit_health import HealthThresholds
 from keeper.keeper import run_keeper
 from model import key_file
@@ -48,15 +54,21 @@ from model.embedded_postgres import embedded_server
 from model.encryption import Keyring
 from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
+from model.log_levels import LogLevels
 from model.repositories import enrolment, sealed_values
 from model.request_signature import thumbprint_of
 from model.schema_version import check_migration, upgrade
 from model.settings import BadSettings, Settings, read_settings
+from model.telemetry.collector import collector_of
+from model.version import exitplane_version
 from xds.server.admission import Limits
 from xds.server.rollout_controller import CanaryPolicy
+from xds.server.samples import XdsSamples
 from xds.server.server import XdsServer, run_server
 from xds.server.world_watcher import Debounce
 
+if TYPE_CHECKING:
+    from model.telemetry.span_export import SpanExport
 log = structlog.get_logger()
 API_STOP_S = 3
 _INSTANCE_LENGTH = 16
@@ -71,11 +83,18 @@ class PortInUse(ExitplaneError):
 
 def run() -> None:
     """Run until SIGINT or SIGTERM, with settings from the environment. Raises ExitplaneError."""
-    configure_logging()
+    levels = LogLevels()
+    configure_logging(levels=levels)
     settings = read_settings()
+    levels.change(settings.read_log_levels())
     scheme = "https" if settings.serves_tls else "http"  # before anything listens
-    with _sockets(settings.api_addresses) as sockets, _database_url(settings) as (url, embedded):
-        uvloop.run(_serve(settings, url, sockets, scheme, embedded=embedded))
+    collector_of(os.environ)  # likewise
+    with (
+        _sockets(settings.api_addresses, "the API", "EXITPLANE_API_LISTEN") as sockets,
+        _sockets(settings.metrics_addresses, "the listener of metrics", "EXITPLANE_METRICS_LISTEN") as for_metrics,
+        _database_url(settings) as (url, embedded),
+    ):
+        uvloop.run(_serve(settings, url, sockets, for_metrics, levels, scheme, embedded=embedded))
 
 
 @contextmanager
@@ -89,8 +108,8 @@ def _database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
 
 
 @contextmanager
-def _sockets(addresses: Sequence[Endpoint]) -> Iterator[list[socket.socket]]:
-    """Yield the API's listening sockets. Raises PortInUse."""
+def _sockets(addresses: Sequence[Endpoint], what: str, variable: str) -> Iterator[list[socket.socket]]:
+    """Yield listening sockets. Raises PortInUse, which names what should listen, and the variable with its addresses."""
     sockets: list[socket.socket] = []
     try:
         for address in addresses:
@@ -98,8 +117,8 @@ def _sockets(addresses: Sequence[Endpoint]) -> Iterator[list[socket.socket]]:
                 sockets.append(socket.create_server((address.host, address.port), family=_family(address.host)))
             except OSError as error:
                 raise PortInUse(
-                    f"the API cannot listen on {address} ({error.strerror})",
-                    hint="stop the program that uses the port, or set EXITPLANE_API_LISTEN",
+                    f"{what} cannot listen on {address} ({error.strerror})",
+                    hint=f"stop the program that uses the port, or set {variable}",
                 ) from error
         yield sockets
     finally:
@@ -111,19 +130,31 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-async def _serve(settings: Settings, url: str, sockets: list[socket.socket], scheme: str, *, embedded: bool) -> None:
+async def _serve(
+    settings: Settings,
+    url: str,
+    sockets: list[socket.socket],
+    for_metrics: list[socket.socket],
+    levels: LogLevels,
+    scheme: str,
+    *,
+    embedded: bool,
+) -> None:
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, change_levels, settings, levels)
     keyring = await _open_keyring(settings, url, embedded=embedded)
     database = Database(url, keyring=keyring)
     try:
-        async with open_control_plane(settings, database, sockets):
+        async with open_control_plane(settings, database, sockets, for_metrics):
             log.info(
                 "serve.started",
                 api=settings.api_listen,
                 scheme=scheme,
                 xds=settings.xds_listen,
+                metrics=settings.metrics_listen,
                 embedded_postgres=embedded,
             )
             await stop.wait()
@@ -153,20 +184,36 @@ async def _open_keyring(settings: Settings, url: str, *, embedded: bool) -> Keyr
     return keyring
 
 
+def change_levels(settings: Settings, levels: LogLevels) -> None:
+    """Read the levels of the log again. Those of a file that cannot be read change nothing."""
+    try:
+        levels.change(settings.read_log_levels())
+    except BadSettings as error:
+        log.error("log.levels_not_read", reason=error.message)  # noqa: TRY400 - the text says all
+    else:
+        log.info("log.levels_read")
+
+
 @asynccontextmanager
 async def open_control_plane(
-    settings: Settings, database: Database, sockets: list[socket.socket]
+    settings: Settings,
+    database: Database,
+    sockets: list[socket.socket],
+    for_metrics: Sequence[socket.socket] = (),
 ) -> AsyncIterator[XdsServer]:
     """Run the xDS server, the keeper and the API on a migrated database while the block lasts.
 
-    `sockets` are the API's, already listening. Raises BadSettings, BadCertificate, xds.server.server.XdsPortInUse, and EnvoyMissing where
+    `sockets` are the API's, and `for_metrics` those of metrics, already listening. Raises BadSettings, BadCertificate, xds.server.server.XdsPortInUse, and EnvoyMissing where
     configuration is to be checked with Envoy.
     """
     async with database.session() as session:
         authority = await enrolment.ensure_authority(session, lambda: create_authority(_now()))
     certificate = ApiCertificate(_certificate_source(settings, authority), _now) if settings.serves_tls else None
     connections = settings.connection_limits(raise_limit())
+    replica = uuid4()
+    keeper = KeeperCounters()
     async with (
+        _spans(settings, replica) as spans,
         run_server(
             database,
             authority,
@@ -180,14 +227,37 @@ async def open_control_plane(
             debounce=Debounce(floor_s=settings.debounce_floor_s, ceiling_s=settings.debounce_ceiling_s),
             canary=CanaryPolicy(share=settings.canary_share, soak_s=settings.canary_soak_s),
             envoy=find_envoy(None) if settings.check_with_envoy else None,
+            replica=replica,
+            metrics_address=settings.metrics_target,
         ) as xds,
         _gc_tuning(xds),
-        _keeper(database, settings),
+        _keeper(database, settings, keeper),
         _containers(database, authority, settings),
         _certificate_folders(database, settings),
-        _api(settings, connections, database, authority, xds, certificate, sockets),
+        _api(settings, connections, database, authority, xds, certificate, sockets) as context,
+        serve_metrics(
+            [*for_metrics],
+            database,
+            [XdsSamples(xds), partial(api_samples, context), keeper.samples, *([spans.samples] if spans else ())],
+        ),
     ):
         yield xds
+
+
+@asynccontextmanager
+async def _spans(settings: Settings, replica: UUID) -> AsyncIterator[SpanExport | None]:
+    """Export spans while the block lasts, if OpenTelemetry's variables name a collector. Raises BadCollector."""
+    collector = collector_of(os.environ)
+    if collector is None:
+        yield None
+        return
+    from model.telemetry.span_export import SpanExport
+
+    spans = SpanExport(exitplane_version(), str(replica), keeps_failed=settings.trace_failures)
+    try:
+        yield spans
+    finally:
+        await asyncio.to_thread(spans.shut_down)
 
 
 @asynccontextmanager
@@ -201,13 +271,13 @@ async def _gc_tuning(xds: XdsServer) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _keeper(database: Database, settings: Settings) -> AsyncIterator[None]:
+async def _keeper(database: Database, settings: Settings, counters: KeeperCounters) -> AsyncIterator[None]:
     thresholds = HealthThresholds(
         unreachable_after=timedelta(seconds=settings.silence_timeout_s),
         lost_after=timedelta(seconds=settings.lost_after_s),
     )
     async with asyncio.TaskGroup() as tasks:
-        task = tasks.create_task(run_keeper(database, _now, thresholds), name="keeper")
+        task = tasks.create_task(run_keeper(database, _now, thresholds, counters=counters), name="keeper")
         try:
             yield
         finally:
@@ -266,8 +336,8 @@ async def _api(
     xds: XdsServer,
     certificate: ApiCertificate | None,
     sockets: list[socket.socket],
-) -> AsyncIterator[None]:
-    """Serve the API, over TLS with a certificate. At the end of the block the HTTP server stops first, then received heartbeats are stored."""
+) -> AsyncIterator[ApiContext]:
+    """Serve the API, over TLS with a certificate, and yield its context. At the end of the block the HTTP server stops first, then received heartbeats are stored."""
     probe = AcceptProbe(sockets, _now, tls=certificate is not None)
     table = ConnectionTable[BoundedProtocol]("api", connections)
     context = _context(settings, database, authority, xds, probe, table)
@@ -289,7 +359,7 @@ async def _api(
         listening = [*sockets, *(each.dup() for each in sockets for _ in range(_ACCEPTS_PER_TURN - 1))]
         serving = tasks.create_task(server.serve(sockets=listening))
         try:
-            yield
+            yield context
         finally:
             app.state.event_hub.close()
             server.should_exit = True

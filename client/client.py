@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from api.features.api_keys.schemas import ApiKeyIn, ApiKeyOut, ApiKeyPatch
     from api.features.audit_events.schemas import AuditEventOut
     from api.features.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
+    from api.features.discovery.schemas import TargetGroupOut
     from api.features.explain.schemas import ExplainOut
     from api.features.health.schemas import HealthOut
     from api.features.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
@@ -232,11 +233,16 @@ class Client:
         for part in (*COLLECTIONS, *_OTHER_PARTS):
             yield from getattr(self, part.replace("-", "_")).operations()
         yield self._explain
+        yield self._discovery
         yield from (self._health(part) for part in _HEALTH_OPERATIONS)
 
     async def explain(self, target: str, **query: QueryValue) -> ExplainOut:
         """Read how a gateway would route a request for `target`, and why."""
         return (await self._transport.send(self._explain, query={"target": target, **query})).value
+
+    async def discover_targets(self) -> list[TargetGroupOut]:
+        """Read what Prometheus should scrape."""
+        return (await self._transport.send(self._discovery)).value
 
     async def health(self, part: HealthPart = "live") -> HealthOut:
         """Read the health of the process: `live`, `ready` or `startup`."""
@@ -247,6 +253,12 @@ class Client:
         from api.features.explain.schemas import ExplainOut
 
         return Operation("explain_request", "GET", f"{BASE_PATH}/explain", None, ExplainOut)
+
+    @cached_property
+    def _discovery(self) -> Operation[list[TargetGroupOut]]:
+        from api.features.discovery.schemas import TargetGroupOut
+
+        return Operation("discover_targets", "GET", f"{BASE_PATH}/discovery/prometheus", None, list[TargetGroupOut])
 
     def _health(self, part: HealthPart) -> Operation[HealthOut]:
         from api.features.health.schemas import HealthOut

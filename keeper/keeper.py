@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,6 +13,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from keeper.certificates import look_after_certificates
+from keeper.counters import KeeperCounters
 from keeper.exit_health import HealthThresholds, HealthVerdict, apply_hold_down, judge, updated_reason
 from keeper.ingest_window import IngestWindow
 from keeper.lease import LeaseCheck, hold_lease
@@ -63,17 +65,30 @@ log = structlog.get_logger()
 
 
 async def run_keeper(
-    database: Database, clock: Clock, thresholds: HealthThresholds, *, interval_s: float = 1.0
+    database: Database,
+    clock: Clock,
+    thresholds: HealthThresholds,
+    *,
+    interval_s: float = 1.0,
+    counters: KeeperCounters | None = None,
 ) -> None:
     """Run the keeper whenever this replica holds the lease, until cancelled."""
-    feed = ChangeFeed(database, HEARTBEAT_CHANNEL, poll_s=interval_s)
+    counters = counters or KeeperCounters()
+    feed = counters.feed = ChangeFeed(database, HEARTBEAT_CHANNEL, poll_s=interval_s)
 
     async def work(check_lease: LeaseCheck) -> None:
-        keeper = Keeper(database, clock, thresholds)
-        while True:
-            await check_lease()
-            await keeper.run_due()
-            await feed.wait()
+        keeper = Keeper(database, clock, thresholds, counters)
+        counters.leads = True
+        try:
+            while True:
+                await check_lease()
+                began = time.monotonic()
+                await keeper.run_due()
+                counters.round_s.observe(time.monotonic() - began)
+                counters.last_round = time.time()
+                await feed.wait()
+        finally:
+            counters.leads = False
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(feed.run(), name="keeper.feed")
@@ -83,7 +98,14 @@ async def run_keeper(
 class Keeper:
     """The work of one holder of the lease, and its memory between two runs."""
 
-    def __init__(self, database: Database, clock: Clock, thresholds: HealthThresholds) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        thresholds: HealthThresholds,
+        counters: KeeperCounters | None = None,
+    ) -> None:
+        self._counters = counters or KeeperCounters()
         self._database = database
         self._clock = clock
         self._thresholds = thresholds
@@ -146,6 +168,7 @@ class Keeper:
             for report, verdict in moves:
                 exit_id, old, new, reason = report.exit_id, report.state, verdict.state, verdict.reason
                 if await exits.change_state(unit, exit_id, old, new, reason, now):
+                    self._counters.transitions[new] += 1
                     log.info("exit.state", exit=str(exit_id), old=old, new=new, reason=reason)
 
     async def _update_reasons(self) -> None:
@@ -176,6 +199,7 @@ class Keeper:
                 else:
                     state, reason = ExitState.DRAINING, f"it has carried its {cap.monthly_cap_gb:g} GB of {now:%Y-%m}"
                 if await exits.change_state(unit, cap.exit_id, cap.state, state, reason, now):
+                    self._counters.transitions[state] += 1
                     log.info("exit.state", exit=str(cap.exit_id), old=cap.state, new=state, reason=reason)
                     await exits.set_capped(unit.session, cap.exit_id, capped=not cap.capped)
 

@@ -17,6 +17,7 @@ from model.connection_table import ConnectionLimits
 from model.descriptors import RESERVED, default_connections
 from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
+from model.log_levels import parse_levels
 
 
 class BadSettings(ExitplaneError):
@@ -60,6 +61,11 @@ def _addresses(text: str) -> str:
 
 def _address(text: str | None) -> str | None:
     return text and _addresses(text)
+
+
+def _log_levels(text: str) -> str:
+    parse_levels(text)
+    return text
 
 
 def _hosts(text: str) -> str:
@@ -188,6 +194,16 @@ class Settings(BaseSettings):
     """The number of new xDS streams that a replica admits in a second; the others must retry."""
     connection_age_s: float = Field(default=1_800, ge=0)
     """The maximum age of a connection, after which a proxy reconnects to any replica; 0: no maximum."""
+    metrics_listen: Annotated[str | None, AfterValidator(_address)] = None
+    """host:port of GET /metrics, which needs no credential; unset: nothing listens."""
+    metrics_advertise: Annotated[str | None, AfterValidator(_address)] = None
+    """host:port at which Prometheus reaches metrics_listen, for its discovery; unset: metrics_listen itself."""
+    trace_failures: bool = True
+    """Export the spans of a trace in which one failed, whatever OTEL_TRACES_SAMPLER says."""
+    log_level: Annotated[str, NoDecode, AfterValidator(_log_levels)] = "info"
+    """A level for everything, and with commas levels of modules: info,xds.server=debug."""
+    log_level_file: Path | None = None
+    """A file with such levels, which are read after log_level, and again at SIGHUP."""
     connections_max: int | None = Field(default=None, ge=1)
     """The connections that the API, and the xDS server, may each have; unset: as many as the descriptors of the process allow."""
     waiting_per_address: int = Field(default=1_000, ge=1)
@@ -285,6 +301,36 @@ class Settings(BaseSettings):
         listening = [each.host for each in self.api_addresses]
         found = [*_read_hosts(self.api_tls_hosts), *listening, *advertised, "localhost", "127.0.0.1", "::1"]
         return [host for host in dict.fromkeys(found) if not is_address(host) or not ip_address(host).is_unspecified]
+
+    @property
+    def metrics_addresses(self) -> list[Endpoint]:
+        """The addresses of the listener of metrics; empty if there is none."""
+        return [parse_endpoint(part, lowest_port=0) for part in (self.metrics_listen or "").split(",") if part]
+
+    @property
+    def metrics_target(self) -> str | None:
+        """The address at which Prometheus scrapes this replica; None without metrics, and if it is not known.
+
+        An unspecified address, such as 0.0.0.0, cannot be dialled from elsewhere.
+        """
+        if self.metrics_advertise or not self.metrics_addresses:
+            return self.metrics_advertise
+        first = self.metrics_addresses[0]
+        return None if is_address(first.host) and ip_address(first.host).is_unspecified else str(first)
+
+    def read_log_levels(self) -> str:
+        """Return the levels of log_level and, over them, those of log_level_file. Raises BadSettings."""
+        if self.log_level_file is None:
+            return self.log_level
+        try:
+            text = self.log_level_file.read_text()
+            parse_levels(text)
+        except (OSError, ValueError) as error:
+            raise BadSettings(
+                f"EXITPLANE_LOG_LEVEL_FILE={str(self.log_level_file)!r}: {error}",
+                hint="write one level, or module=level, a line",
+            ) from error
+        return f"{self.log_level},{text}"
 
     @property
     def api_addresses(self) -> list[Endpoint]:

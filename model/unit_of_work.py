@@ -24,6 +24,7 @@ from model.change_feed import REVISION_CHANNEL, notify
 from model.database import Database
 from model.entities import VALIDATOR, ResourceKey
 from model.tables import ChangeRow, RevisionRow
+from model.telemetry.spans import span
 from model.world import Key, Kind
 
 
@@ -145,10 +146,13 @@ async def write(
     database: Database, *, traceparent: str | None = None, actor: Actor | None = None
 ) -> AsyncIterator[UnitOfWork]:
     """Open a unit of work that commits as one revision when the block ends without an error, and rolls back otherwise."""
-    async with database.session() as session:
-        unit = UnitOfWork(session, traceparent, actor)
-        yield unit
-        await unit.seal()
+    with span("transaction", traceparent) as traced:
+        async with database.session() as session:
+            unit = UnitOfWork(session, traceparent if traced is None else traced.traceparent, actor)
+            yield unit
+            await unit.seal()
+        if traced is not None and unit.revision is not None:
+            traced.set(exitplane__revision=unit.revision, exitplane__changes=len(unit.touched))
 
 
 def encode_key(key: Key) -> str:

@@ -9,6 +9,7 @@ _COLLECTIONS: Final = (
     "audit-events",
     "certificates",
     "declared",
+    "discovery",
     "events",
     "exits",
     "explain",
@@ -24,7 +25,7 @@ _COLLECTIONS: Final = (
     "status",
     "users",
 )
-_READ_ONLY: Final = frozenset({"audit-events", "events", "explain", "status"})
+_READ_ONLY: Final = frozenset({"audit-events", "discovery", "events", "explain", "status"})
 _WRITE_ONLY: Final = frozenset({"keepalive"})
 SCOPES: Final = frozenset(
     [f"{name}:read" for name in _COLLECTIONS if name not in _WRITE_ONLY]

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from api.http.request_metrics import RequestCounters
 from api.runtime.auth_state import AuthState
 from api.runtime.certificate_cache import CertificateCache
 from api.runtime.heartbeat_sink import HeartbeatSink
@@ -64,6 +65,7 @@ class ApiContext:
     world_cache: WorldCache = field(default_factory=WorldCache)
     readiness_checks: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
     connection_tables: Mapping[str, ConnectionTable[Any]] = field(default_factory=dict)
+    request_counters: RequestCounters = field(default_factory=RequestCounters)
     has_started: Callable[[], bool] = _always
 
     def begin_read(self, session: AsyncSession) -> ReadContext:

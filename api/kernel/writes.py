@@ -23,6 +23,7 @@ from api.kernel.context import ApiContext, Context, ReadContext
 from api.kernel.dry_run import DryRunOut
 from api.kernel.dry_run_diff import compare
 from api.kernel.idempotency import IdempotentRequest, read_key
+from api.kernel.request_spans import read_traceparent, traceparent_of
 from api.runtime.passwords import Argon2Hasher
 from model.audit_log import Actor
 from model.container_policy import ContainerPolicy
@@ -45,7 +46,6 @@ Approve = Annotated[
     Literal["shrink"] | None,
     Query(description="`shrink`: allow a write that leaves less than half of the fleet's pools or healthy exits."),
 ]
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ def _response(status: int, content: bytes, headers: dict[str, str]) -> Response:
 
 
 async def _begin_write(request: Request, response: Response, context: Context, prefer: Prefer = None) -> Write:
-    traceparent = read_traceparent(request.headers.get("traceparent"))
+    traceparent = traceparent_of(request.scope) or read_traceparent(request.headers.get("traceparent"))
     return Write(context, response, traceparent, read_wait(prefer))
 
 
@@ -222,11 +222,6 @@ def read_wait(prefer: str | None) -> float | None:
     """Read `wait` of a Prefer header in seconds (RFC 7240, section 4.3), at most LONGEST_WAIT_S; None if it is not valid."""
     found = _WAIT.search(prefer) if prefer else None
     return min(float(found["seconds"]), LONGEST_WAIT_S) if found else None
-
-
-def read_traceparent(header: str | None) -> str | None:
-    """Check a request's W3C trace context; None when it is missing or malformed, which begins a new trace."""
-    return header if header and _TRACEPARENT.fullmatch(header) else None
 
 
 RequestWrite = Annotated[Write, Depends(_begin_write)]

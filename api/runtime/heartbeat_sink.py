@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ from model.errors import ExitplaneError
 from model.repositories import heartbeats
 from model.repositories.heartbeats import Heartbeat
 from model.request_signature import is_newer
+from model.telemetry.distribution import LATENCY_S, Distribution
 
 log = structlog.get_logger()
 
@@ -78,6 +80,9 @@ class HeartbeatSink:
         self._urgent = asyncio.Event()
         """Set while a pending heartbeat should reach the keeper at once."""
         self._flushing = asyncio.Lock()
+        self.stored = 0
+        """Heartbeats that were stored."""
+        self.flush_s = Distribution(LATENCY_S)
         self._away = False
 
     @property
@@ -129,8 +134,11 @@ class HeartbeatSink:
             batch, self._pending = self._pending, {}
             urgent = self._urgent.is_set()
             self._urgent.clear()
+            began = time.monotonic()
             try:
                 await self._write(batch, wakes_keeper=urgent)
+                self.stored += len(batch)
+                self.flush_s.observe(time.monotonic() - began)
             except BaseException:
                 self._pending = batch | self._pending
                 self._drop_oldest()

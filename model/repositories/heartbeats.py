@@ -50,6 +50,8 @@ class Heartbeat:
     """Traffic since the start of its Envoy, both directions together."""
     certificate: str | None = None
     """The thumbprint of the certificate with whose key it was signed; None: not known."""
+    metrics_address: str | None = None
+    """host:port at which Prometheus scrapes its Envoy; None: not reported."""
 
 
 _STORE = text(
@@ -59,25 +61,26 @@ _STORE = text(
             CAST(:proxy_id AS uuid[]), CAST(:heard_at AS timestamptz[]), CAST(:signed_at AS timestamptz[]),
             CAST(:tunnel_up AS bool[]), CAST(:envoy_up AS bool[]), CAST(:stopping AS bool[]), CAST(:reason AS text[]),
             CAST(:version AS text[]), CAST(:observation AS text[]), CAST(:open_requests AS int[]),
-            CAST(:carried_bytes AS bigint[]), CAST(:certificate AS text[])
+            CAST(:carried_bytes AS bigint[]), CAST(:certificate AS text[]), CAST(:metrics_address AS text[])
         ) AS reported (
             proxy_id, heard_at, signed_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests,
-            carried_bytes, certificate
+            carried_bytes, certificate, metrics_address
         )
         JOIN proxy ON proxy.id = reported.proxy_id
     ), stored AS (
         INSERT INTO heartbeat AS known (
             proxy_id, heard_at, signed_at, tunnel_up, envoy_up, leaving, reason, version, observation, open_requests,
-            carried_bytes, certificate, month_bytes
+            carried_bytes, certificate, metrics_address, month_bytes
         )
         SELECT proxy_id, heard_at, signed_at, tunnel_up, envoy_up, leaving, reason, version, CAST(observation AS jsonb),
-            open_requests, carried_bytes, certificate, carried_bytes
+            open_requests, carried_bytes, certificate, metrics_address, carried_bytes
         FROM reported ORDER BY proxy_id
         ON CONFLICT (proxy_id) DO UPDATE SET
             heard_at = excluded.heard_at, signed_at = excluded.signed_at, tunnel_up = excluded.tunnel_up,
             envoy_up = excluded.envoy_up, leaving = excluded.leaving, reason = excluded.reason,
             version = excluded.version, observation = excluded.observation, open_requests = excluded.open_requests,
             carried_bytes = excluded.carried_bytes, certificate = excluded.certificate,
+            metrics_address = excluded.metrics_address,
             month_bytes = CASE
                 WHEN date_trunc('month', excluded.heard_at, 'UTC') = date_trunc('month', known.heard_at, 'UTC')
                 THEN known.month_bytes ELSE 0

@@ -303,13 +303,17 @@ async def outvoted_rejections(session: AsyncSession) -> Sequence[RejectionRow]:
     return (await session.execute(query)).scalars().all()
 
 
-async def refresh_replica(session: AsyncSession, replica: UUID, revision: int) -> bool:
+async def refresh_replica(
+    session: AsyncSession, replica: UUID, revision: int, metrics_address: str | None = None
+) -> bool:
     """Record that a replica of the xDS server lives, and the revision up to which it has published to its streams.
 
     Return False when the replica had no row: others may have removed its streams and canaries.
     """
-    statement = insert(ReplicaRow).values(id=replica, revision=revision, seen_at=func.clock_timestamp())
-    fields = {name: statement.excluded[name] for name in ("revision", "seen_at")}
+    statement = insert(ReplicaRow).values(
+        id=replica, revision=revision, seen_at=func.clock_timestamp(), metrics_address=metrics_address
+    )
+    fields = {name: statement.excluded[name] for name in ("revision", "seen_at", "metrics_address")}
     refreshed = statement.on_conflict_do_update(index_elements=["id"], set_=fields).returning(text("xmax <> 0"))
     return bool((await session.execute(refreshed)).scalar_one())
 

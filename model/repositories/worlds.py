@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from datetime import datetime
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import func, select, text, tuple_
@@ -206,18 +207,48 @@ async def catch_up(database: Database, world: World) -> tuple[World, Sequence[Ch
         return await advance(session, world, revision)
 
 
+class LoggedCommit(NamedTuple):
+    """A revision in the change log, as all its rows have it."""
+
+    revision: int
+    at: datetime
+    """The time of the commit, by the clock of the replica that made it."""
+    traceparent: str | None
+
+
+async def follow(database: Database, world: World) -> tuple[World, Sequence[Change], Sequence[LoggedCommit]] | None:
+    """Return what `catch_up` does, and the commits that made the changes, the oldest first."""
+    async with database.session() as session:
+        revision = await _begin_read(session)
+        return await _advance(session, world, revision)
+
+
 async def advance(session: AsyncSession, world: World, revision: int) -> tuple[World, Sequence[Change]] | None:
     """Return the World at `revision`, the newest that the session sees, as `catch_up` does."""
+    advanced = await _advance(session, world, revision)
+    return advanced and advanced[:2]
+
+
+async def _advance(
+    session: AsyncSession, world: World, revision: int
+) -> tuple[World, Sequence[Change], Sequence[LoggedCommit]] | None:
     if revision == world.revision:
-        return world, ()
-    log = select(col(ChangeRow.revision), col(ChangeRow.kind), col(ChangeRow.key))
+        return world, (), ()
+    log = select(
+        col(ChangeRow.revision),
+        col(ChangeRow.kind),
+        col(ChangeRow.key),
+        col(ChangeRow.at),
+        col(ChangeRow.traceparent),
+    )
     rows = (
         await session.execute(log.where(col(ChangeRow.revision) > world.revision).order_by(col(ChangeRow.id)))
     ).all()
-    if revision - world.revision != len({row.revision for row in rows}):
+    commits = {row.revision: LoggedCommit(row.revision, row.at, row.traceparent) for row in rows}
+    if revision - world.revision != len(commits):
         return None  # the revision went back, or the log has lost a revision in between
     changes = await read_touched(session, [(row.kind, row.key) for row in rows])
-    return world.changed(revision, changes), changes
+    return world.changed(revision, changes), changes, [commits[each] for each in sorted(commits)]
 
 
 async def read_touched(session: AsyncSession, entries: Iterable[tuple[str, str]]) -> list[Change]:

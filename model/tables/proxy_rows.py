@@ -144,6 +144,8 @@ class HeartbeatRow(SQLModel, table=True):
     """Traffic since the start of its Envoy, both directions together."""
     month_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default="0"))
     """Traffic in the month (UTC) of `heard_at`."""
+    metrics_address: str | None = None
+    """host:port at which Prometheus scrapes its Envoy; None: its agent reports none."""
     certificate: str | None = None
     """The thumbprint of the certificate with whose key it was signed; None: a replica of release 0.1.0 received it."""
     signed_at: datetime = Field(

@@ -85,6 +85,8 @@ class ReplicaRow(SQLModel, table=True):
     id: UUID = Field(primary_key=True)
     revision: int = Field(sa_column=Column(BigInteger, nullable=False))
     seen_at: datetime = Field(sa_column=timestamp())
+    metrics_address: str | None = None
+    """host:port at which Prometheus scrapes it; None: it serves no metrics, or nobody said where."""
 
 
 class CanaryRow(SQLModel, table=True):

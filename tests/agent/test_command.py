@@ -58,14 +58,15 @@ async def test_signal_ends_agent_in_order_with_status_0(plane, source, make_sett
     await until(lambda: plane.said(envoy="up", tunnel="up", reason="not watched"), timeout_s=PATIENCE_S)
     process.send_signal(number)
     async with asyncio.timeout(PATIENCE_S):
-        _, stderr = await process.communicate()
+        stdout, stderr = await process.communicate()
 
     assert process.returncode == 0
     assert plane.said(stopping=True)
-    events = [json.loads(line)["event"] for line in stderr.decode().splitlines()]
+    assert stderr == b""
+    events = [json.loads(line)["event"] for line in stdout.decode().splitlines()]
     assert events == ["agent.enrolled", "tunnel.up", "envoy.started", "envoy.live", "agent.stopping", "envoy.stopped"]
-    assert TOKEN not in stderr.decode()
-    assert "PRIVATE KEY" not in stderr.decode()
+    assert TOKEN not in stdout.decode()
+    assert "PRIVATE KEY" not in stdout.decode()
 
 
 HEAVY = {"sqlalchemy", "sqlmodel", "fastapi", "betterproto2", "envoy_data_plane", "pycountry"}

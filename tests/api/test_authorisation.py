@@ -96,6 +96,7 @@ TABLE = {
     ("PUT", f"{BASE}/fleets/{{fleet}}/rollout/change-sets/{{change_set}}/release"): OPERATOR,
     ("GET", f"{BASE}/proxies/{{proxy_id}}/config"): VIEWER,
     ("GET", f"{BASE}/explain"): VIEWER,
+    ("GET", f"{BASE}/discovery/prometheus"): VIEWER,
     ("GET", f"{BASE}/declared"): VIEWER,
     ("PUT", f"{BASE}/declared"): OPERATOR,
     ("GET", f"{BASE}/events"): VIEWER,

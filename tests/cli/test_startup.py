@@ -124,3 +124,16 @@ async def test_client_imports_nothing_of_the_server(tmp_path):
     modules = set(out.decode().split())
     assert "client.client" in modules
     assert not heavy(modules) | ({"typer", "rich", "cli"} & modules)
+
+
+@pytest.mark.slow
+async def test_control_plane_imports_no_exporter_of_spans_at_its_start():
+    """FastAPI itself imports OpenTelemetry's API, which is small."""
+    program = "import sys, cli.control_plane; print(*sys.modules)"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    modules = out.decode().split()
+    assert "model.telemetry.spans" in modules
+    assert not [name for name in modules if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter"))]

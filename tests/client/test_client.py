@@ -81,7 +81,7 @@ def schema_of(kind):
     """Return the name of a schema in the document; for a mapping, that of its values."""
     if kind is None:
         return None
-    return re.sub(r"\W", "_", getattr(kind, "__name__", "") if not get_args(kind) else get_args(kind)[1].__name__)
+    return re.sub(r"\W", "_", getattr(kind, "__name__", "") if not get_args(kind) else get_args(kind)[-1].__name__)
 
 
 def schemas_in(content):
@@ -194,6 +194,7 @@ async def call_every_method(api: Client, plane, database):
     await api.declared.try_apply(declared)
     await api.declared.apply(declared)
     await api.explain("https://example.com/", country="us")
+    await api.discover_targets()
     for part in ("live", "ready", "startup"):
         await api.health(part)
     assert (await api.events.page(limit=1)).items[0].type == "fleet.created"

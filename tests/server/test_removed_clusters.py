@@ -164,13 +164,13 @@ def test_canary_that_has_old_and_new_cluster_is_known(fleet):
 def reads(monkeypatch) -> list[int]:
     """The revision of each read of the change log."""
     done: list[int] = []
-    catch_up = worlds.catch_up
+    follow = worlds.follow
 
     async def counted(database, world):
         done.append(world.revision)
-        return await catch_up(database, world)
+        return await follow(database, world)
 
-    monkeypatch.setattr(worlds, "catch_up", counted)
+    monkeypatch.setattr(worlds, "follow", counted)
     return done
 
 
@@ -249,7 +249,7 @@ class StubDatabase:
         self.release.set()
         self.unreachable = False
         monkeypatch.setattr(worlds, "load", self._load)
-        monkeypatch.setattr(worlds, "catch_up", self._catch_up)
+        monkeypatch.setattr(worlds, "follow", self._catch_up)
 
     async def _load(self, _) -> World:
         return World().changed(1, ())
@@ -259,7 +259,7 @@ class StubDatabase:
         await self.release.wait()
         if self.unreachable:
             raise DatabaseUnreachable("no answer")
-        return world, ()
+        return world, (), ()
 
 
 @pytest.fixture

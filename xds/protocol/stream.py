@@ -118,6 +118,8 @@ class XdsStream:
         self.variant = variant
         self.identity = identity
         self.wake_at: float | None = None
+        self.expired_nonces = 0
+        """Requests so far whose nonce is not that of a response in flight."""
         self._view = view
         self._only = only
         self._grace_s = removal_grace_s
@@ -294,7 +296,9 @@ class XdsStream:
             response = subscription.accept(request.nonce)
         else:
             response = subscription.reject(request.nonce, request.error)
-        if response is not None:
+        if response is None:
+            self.expired_nonces += bool(request.nonce)
+        else:
             at_fault = frozenset() if request.error is None else find_at_fault(response.resources, request.error)
             yield Answered(request.type_url, response.resources, response.revision, request.error, at_fault)
 

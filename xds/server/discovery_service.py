@@ -19,6 +19,7 @@ from xds.protocol.messages import Variant
 from xds.protocol.stream import Close, XdsStream
 from xds.server.admission import Admission, ConnectionAge, Limits
 from xds.server.connection_guard import ConnectionGuard
+from xds.server.counters import XdsCounters
 from xds.server.publisher import Publisher
 from xds.server.recorder import AckRecorder
 from xds.server.stream_handler import Context, StreamHandler
@@ -65,12 +66,14 @@ class DiscoveryService:
         limits: Limits,
         catch_up: Callable[[], Awaitable[None]],
         guard: ConnectionGuard,
+        counters: XdsCounters | None = None,
     ) -> None:
         self._database = database
         self._publisher = publisher
         self._recorder = recorder
         self._limits = limits
         self._guard = guard
+        self._counters = counters or XdsCounters()
         self._catch_up = catch_up
         """Waits until everything that was committed is published."""
         self._admission = Admission(limits.admissions_per_s, limits.admissions_burst, limits.penalty_s)
@@ -121,7 +124,9 @@ class DiscoveryService:
         """Serve one stream to its end. Return the status for the call; None if the client ended it."""
         identity = identify(context)
         if identity is None:
-            return Close("UNAUTHENTICATED", "the certificate names no proxy: enrol the agent again")
+            return self._refuse(
+                "unauthenticated", "UNAUTHENTICATED", "the certificate names no proxy: enrol the agent again"
+            )
         with self._guard.call_of(context.peer()):
             return await self._serve_client(identity, variant, only, context)
 
@@ -129,21 +134,23 @@ class DiscoveryService:
         self, identity: Identity, variant: Variant, only: str | None, context: Context
     ) -> Close | None:
         if self._publisher.world is None or self._closing:
-            return Close("UNAVAILABLE", "the control plane is starting or shutting down")  # rule 9
+            reason = "the control plane is starting or shutting down"
+            return self._refuse("not_ready", "UNAVAILABLE", reason)  # rule 9
         if self._admission.is_blocked(identity.proxy_id, time.monotonic()):
-            return Close(
-                "RESOURCE_EXHAUSTED", "the last stream of this proxy sent a bad request: try again in a moment"
-            )
+            reason = "the last stream of this proxy sent a bad request: try again in a moment"
+            return self._refuse("bad_request", "RESOURCE_EXHAUSTED", reason)
         if not self._admission.admit(time.monotonic()):
-            return Close("RESOURCE_EXHAUSTED", "too many streams at once: try again in a moment")
+            return self._refuse("rate", "RESOURCE_EXHAUSTED", "too many streams at once: try again in a moment")
         if variant is Variant.SOTW:  # its first full state deletes what only another replica knows (rule 32)
             await self._catch_up()
             if self._closing:
-                return Close("UNAVAILABLE", "the control plane is shutting down")
+                return self._refuse("not_ready", "UNAVAILABLE", "the control plane is shutting down")
         certificate = read_thumbprint(context)
         pending = self._publisher.open(identity, certificate)
         if pending is None:
+            self._counters.refused["unknown_proxy"] += 1
             return await self._explain_unknown(identity, certificate)
+        self._counters.admitted += 1
         protocol = XdsStream(
             variant,
             identity,
@@ -152,7 +159,7 @@ class DiscoveryService:
             removal_grace_s=self._limits.removal_grace_s,
             former_clusters=self._publisher.former_clusters,
         )
-        stream = StreamHandler(protocol, pending, context, self._publisher, self._recorder)
+        stream = StreamHandler(protocol, pending, context, self._publisher, self._recorder, self._counters)
         age_timer = self._start_age_timer(stream)
         self._streams.add(stream)
         log.info("xds.connected", node=str(identity.proxy_id), role=identity.role, variant=variant.value)
@@ -172,6 +179,11 @@ class DiscoveryService:
             log.warning("xds.stream_rejected", node=str(identity.proxy_id), status=close.status, reason=close.message)
             self._admission.block(identity.proxy_id, time.monotonic())
         return close
+
+    def _refuse(self, reason: str, status: str, message: str) -> Close:
+        """Count a refused stream by its reason, and return its status."""
+        self._counters.refused[reason] += 1
+        return Close(status, message)
 
     async def _explain_unknown(self, identity: Identity, certificate: str) -> Close:
         """Return the status for a proxy that the World does not have, or has with another certificate.

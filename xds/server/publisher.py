@@ -20,6 +20,8 @@ from model.identity import Identity
 from model.world import Change, Key, Kind, World, key_of
 from xds.protocol.sotw import hash_resources
 from xds.protocol.stream import XdsStream
+from xds.server.counters import XdsCounters
+from xds.server.publication import Publication
 from xds.server.removed_clusters import RemovedClusters
 from xds.snapshot.order import FOLLOWED_BY
 from xds.snapshot.resource import Resource
@@ -35,6 +37,9 @@ log = structlog.get_logger()
 
 class PublicationObserver(Protocol):
     """The part of a server that is told what was published; `AckRecorder` stores it."""
+
+    def begin_publication(self, publication: Publication) -> None:
+        """Note that what `record_desired` reports until `record_published` belongs to a publication."""
 
     def record_published(self, revision: int) -> None:
         """Record that all streams have been given the World at `revision`."""
@@ -64,6 +69,8 @@ class PendingUpdate:
     stream: XdsStream | None = None
     """Set once the stream is served."""
     event: asyncio.Event = field(default_factory=asyncio.Event)
+    since: float | None = None
+    """Time of the oldest change in it (monotonic seconds); None while nothing is pending."""
 
     def merge(self, changed: Mapping[str, frozenset[str]] | None) -> None:
         """Add changed names by type URL (None for any), and wake the stream."""
@@ -82,6 +89,7 @@ class PendingUpdate:
     def take(self) -> tuple[ProxyView, Mapping[str, frozenset[str]] | None]:
         """Return the view and the changed names, and leave nothing pending."""
         changed, self.changed = self.changed, {}
+        self.since = None
         self.event.clear()
         return self.view, changed
 
@@ -97,14 +105,18 @@ class Publisher:
         self,
         observer: PublicationObserver | None = None,
         *,
+        counters: XdsCounters | None = None,
         canaries: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.world: World | None = None
         self.rollout_due = asyncio.Event()
         self._observer = observer
+        self._counters = counters or XdsCounters()
         self._canaries_enabled = canaries
         self._clock = clock
+        self._now = clock()
+        """The time of the current publication."""
         self._removed_clusters = RemovedClusters()
         self._rollouts: dict[str, Rollout] = {}
         self._in_progress: set[str] = set()
@@ -121,6 +133,16 @@ class Publisher:
     def streams(self) -> int:
         """Number of open streams."""
         return sum(len(updates) for updates in self._by_proxy.values())
+
+    @property
+    def pending_updates(self) -> Iterator[PendingUpdate]:
+        """The pending updates of all open streams, whether anything is pending or not."""
+        return (pending for updates in self._by_proxy.values() for pending in updates)
+
+    @property
+    def snapshots(self) -> Iterable[Snapshot]:
+        """The wanted snapshot of each scope in use."""
+        return [rollout.wanted for rollout in self._rollouts.values()]
 
     @property
     def proxies(self) -> frozenset[UUID]:
@@ -188,7 +210,7 @@ class Publisher:
             return
         if self.world is not None:
             self._removed_clusters.record(self.world, world, self.world.accepted, self._clock())
-        self.world = world
+        self.world, self._now = world, self._clock()
         self._local_rejections = {each for each in self._local_rejections if each not in world.rejections}
         for key, rollout in [*self._rollouts.items()]:
             rebuilt = build(rollout.wanted.scope, world, canaries=self._canaries_enabled)
@@ -198,10 +220,12 @@ class Publisher:
                 self._update_scopes(pending, world)
         self._report_published(world)
 
-    def publish(self, world: World, changes: Iterable[Change]) -> None:
+    def publish(self, world: World, changes: Iterable[Change], publication: Publication | None = None) -> None:
         """Publish a later World that differs from the last one by `changes`."""
         old, self.world = self.world, world
         assert old is not None
+        began = self._now = self._clock()
+        trace = publication.trace if publication is not None else None
         changes = tuple(changes)
         accepted = (change.key for change in changes if isinstance(change.key, ResourceKey))
         self._removed_clusters.record(old, world, accepted, self._clock())
@@ -211,14 +235,25 @@ class Publisher:
                 self._local_rejections.discard(change.key)
             if change.kind in (Kind.EXIT, Kind.PROXY) and isinstance(change.key, UUID):
                 moved.add(change.key)
-        for key, resources in affected(changes, old, world).items():
-            rollout = self._rollouts.get(key)
-            if rollout is not None:
-                self._replace_rollout(key, *advance(rollout, world, resources, canaries=self._canaries_enabled))
+        advanced = {
+            key: advance(rollout, world, resources, canaries=self._canaries_enabled)
+            for key, resources in affected(changes, old, world).items()
+            if (rollout := self._rollouts.get(key)) is not None
+        }
+        if trace is not None:
+            trace.record_translated(len(advanced))
+        if publication is not None and self._observer is not None:
+            self._observer.begin_publication(publication)
+        for key, (rollout, differences) in advanced.items():
+            self._replace_rollout(key, rollout, differences)
         for proxy_id in moved:
             for pending in [*self._by_proxy.get(proxy_id, ())]:
                 self._update_scopes(pending, world)
         self._report_published(world)
+        if trace is not None:
+            trace.record_published()
+        self._counters.published_revisions += world.revision - old.revision
+        self._counters.publication_s.observe(self._clock() - began)
 
     # -- rollouts
 
@@ -294,12 +329,13 @@ class Publisher:
         if proxies == before or key not in self._by_scope:
             return
         self._canaries[key] = proxies
+        self._now = self._clock()
         rollout = self._rollouts.get(key)
         tried = rollout.tried if rollout else frozenset()
         for pending in self._by_scope.get(key, ()):
             if tried and pending.identity.proxy_id in before ^ proxies:
                 pending.view = self._view(pending.identity, pending.keys)
-                pending.merge(_by_type(tried))
+                self._merge(pending, _by_type(tried))
 
     def fleet_of(self, key: str) -> UUID | None:
         """Return the fleet that a scope belongs to."""
@@ -370,7 +406,7 @@ class Publisher:
             else:  # streams with the same scopes share one view
                 view = views.get(pending.keys)
                 pending.view = view or views.setdefault(pending.keys, self._view(pending.identity, pending.keys))
-            pending.merge(changed)
+            self._merge(pending, changed)
 
     def _update_scopes(self, pending: PendingUpdate, world: World) -> None:
         """Give a stream the scopes that its proxy has now; revoke it if the proxy was removed or its certificate replaced."""
@@ -389,7 +425,16 @@ class Publisher:
         self._leave_scopes(pending, set(before) - set(keys))
         type_urls = {type_url for each in pending.view.snapshots for type_url in each.resources}
         self._report_desired(pending, type_urls, world.revision)
-        pending.merge(None)
+        self._merge(pending, None)
+
+    def _merge(self, pending: PendingUpdate, changed: Mapping[str, frozenset[str]] | None) -> None:
+        """Merge changes into a pending update, and count it."""
+        self._counters.updates += 1
+        if pending.since is None:
+            pending.since = self._now
+        else:
+            self._counters.coalesced += 1
+        pending.merge(changed)
 
     def _scopes(self, identity: Identity, certificate: str, world: World) -> tuple[Scope, ...]:
         proxy = world.proxies.get(identity.proxy_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -19,6 +20,8 @@ from model.repositories.sync import TypeSync
 from model.unit_of_work import write
 from model.world import Key, key_of
 from xds.protocol.stream import Answered
+from xds.server.counters import XdsCounters
+from xds.server.publication import Publication
 from xds.snapshot.order import ROLLED_OUT
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import ProxyView
@@ -27,6 +30,8 @@ _FLUSH_S: Final = 0.25
 _HEARTBEAT_EVERY_S: Final = 2.0
 _FINAL_FLUSH_S: Final = 3.0
 _MAX_PENDING_REJECTIONS: Final = 10_000
+_MAX_UNANSWERED: Final = 8
+"""Publications to one proxy and type whose ACKs are measured at the same time."""
 
 log = structlog.get_logger()
 
@@ -34,7 +39,20 @@ log = structlog.get_logger()
 class AckRecorder:
     """Collects the sync state of each proxy and type, and stores it off the path of the streams; `run` is its task."""
 
-    def __init__(self, database: Database, replica: UUID, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        replica: UUID,
+        clock: Callable[[], datetime],
+        counters: XdsCounters | None = None,
+        metrics_address: str | None = None,
+    ) -> None:
+        self._metrics_address = metrics_address
+        self._counters = counters or XdsCounters()
+        self._publication: Publication | None = None
+        """The publication that is being given to the streams."""
+        self._unanswered: dict[tuple[UUID, str], deque[Publication]] = {}
+        """Publications that a proxy has not accepted yet, by proxy and type, the oldest first."""
         self._database = database
         self._replica = replica
         self._clock = clock
@@ -51,9 +69,14 @@ class AckRecorder:
         """Return the sync state of a proxy with a stream, by type URL."""
         return self._states.get(proxy_id, {})
 
+    def begin_publication(self, publication: Publication) -> None:
+        """Note that what `record_desired` reports until `record_published` belongs to a publication."""
+        self._publication = publication
+
     def record_published(self, revision: int) -> None:
         """Record that all streams have been given the World at `revision`."""
         self._revision = revision
+        self._publication = None
 
     def record_subscribed(self, proxy_id: UUID, type_url: str, revision: int) -> None:
         """Record that a proxy subscribed to a type, of which it should have the World at `revision`."""
@@ -65,10 +88,13 @@ class AckRecorder:
         state = self.sync_states(proxy_id).get(type_url)
         if state is not None and revision > state.wanted_revision:
             state.wanted_revision, state.wanted_at = revision, self._clock()
+            if self._publication is not None:
+                self._expect_answer(state, self._publication)
             self._mark_changed(state)
 
-    def record_sent(self, proxy_id: UUID, type_url: str, revision: int) -> None:
-        """Record that a response made from the World at `revision` was sent."""
+    def record_sent(self, proxy_id: UUID, type_url: str, revision: int, size: int) -> None:
+        """Record that a response of `size` bytes, made from the World at `revision`, was sent."""
+        self._counters.response_bytes[type_url].observe(size)
         state = self._state(proxy_id, type_url)
         state.sent_revision, state.sent_at = revision, self._clock()
         self._mark_changed(state)
@@ -76,6 +102,7 @@ class AckRecorder:
     def record_in_sync(self, state: TypeSync) -> None:
         """Record that the proxy accepted everything that it should have of a type."""
         state.accepted_revision, state.accepted_at = state.wanted_revision, self._clock()
+        self._record_converged(state)
         self._mark_changed(state)
 
     def record_answer(
@@ -90,7 +117,11 @@ class AckRecorder:
         if answered.error is None:
             revision = min(answered.revision, state.wanted_revision - 1) if withheld else answered.revision
             state.accepted_revision, state.accepted_at = revision, self._clock()
+            self._counters.acks[answered.type_url] += 1
+            self._record_converged(state)
         else:
+            self._counters.nacks[answered.type_url] += 1
+            self._record_rejected(state, answered.error)
             log.warning(
                 "xds.nack",
                 node=str(identity.proxy_id),
@@ -114,6 +145,9 @@ class AckRecorder:
         """Record that the last stream of a proxy has ended."""
         for state in self._states.pop(proxy_id, {}).values():
             state.connected = False
+            for publication in self._unanswered.pop((proxy_id, state.type_url), ()):
+                if publication.trace is not None:
+                    publication.trace.forgo()
             self._mark_changed(state)
 
     def _state(self, proxy_id: UUID, type_url: str) -> TypeSync:
@@ -126,6 +160,33 @@ class AckRecorder:
     def _mark_changed(self, state: TypeSync) -> None:
         self._changed[state.proxy_id, state.type_url] = state
         self._event.set()
+
+    # -- the time from a commit to its ACKs
+
+    def _expect_answer(self, state: TypeSync, publication: Publication) -> None:
+        waiting = self._unanswered.setdefault((state.proxy_id, state.type_url), deque())
+        if len(waiting) < _MAX_UNANSWERED:
+            waiting.append(publication)
+            if publication.trace is not None:
+                publication.trace.expect()
+
+    def _record_converged(self, state: TypeSync) -> None:
+        """Observe how long the publications took that a proxy has just accepted."""
+        waiting = self._unanswered.get((state.proxy_id, state.type_url))
+        if not waiting or state.accepted_at is None:
+            return
+        while waiting and waiting[0].revision <= (state.accepted_revision or 0):
+            publication = waiting.popleft()
+            took_s = (state.accepted_at - publication.committed_at).total_seconds()
+            self._counters.convergence_s[state.type_url].observe(max(0.0, took_s))
+            if publication.trace is not None:
+                publication.trace.record_answer(state.proxy_id, state.type_url, None)
+
+    def _record_rejected(self, state: TypeSync, error: str) -> None:
+        """Forget the publications that a proxy has rejected: a later one replaces them, and is measured by itself."""
+        for publication in self._unanswered.pop((state.proxy_id, state.type_url), ()):
+            if publication.trace is not None:
+                publication.trace.record_answer(state.proxy_id, state.type_url, error)
 
     # -- what is stored
 
@@ -170,7 +231,7 @@ class AckRecorder:
         rejections = tuple(rejections)
         async with self._database.session() as session:
             await sync.record(session, self._replica, [*changed])
-            known = await rollout.refresh_replica(session, self._replica, revision or 0)
+            known = await rollout.refresh_replica(session, self._replica, revision or 0, self._metrics_address)
         if not known:  # the replica was silent for too long: others counted its streams as gone
             for state in [each for of_proxy in self._states.values() for each in of_proxy.values()]:
                 self._mark_changed(state)

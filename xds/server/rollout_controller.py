@@ -23,6 +23,7 @@ from model.repositories import rollout as stored
 from model.repositories import worlds
 from model.unit_of_work import write
 from model.world import World
+from xds.server.counters import XdsCounters
 from xds.server.envoy_validator import EnvoyValidator
 from xds.server.publisher import Publisher
 from xds.snapshot.rollout import Audience, ChangeSet, Rollout, is_current
@@ -66,7 +67,9 @@ class RolloutController:
         policy: CanaryPolicy,
         clock: Callable[[], datetime],
         validator: EnvoyValidator | None = None,
+        counters: XdsCounters | None = None,
     ) -> None:
+        self._counters = counters or XdsCounters()
         self._publisher = publisher
         self._validator = validator
         self._database = database
@@ -286,6 +289,7 @@ class RolloutController:
 
     def _log_released(self, released: Iterable[stored.AcceptedChangeSet]) -> None:
         for each in released:
+            self._counters.released += 1
             log.info(
                 "xds.change_set_released", group=each.group, resources=len(each.wanted), canaries=len(each.canaries)
             )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 
@@ -21,8 +21,10 @@ from model.errors import ExitplaneError
 from xds.server.admission import MAX_REQUEST_BYTES, ConnectionAge, Limits
 from xds.server.config_dump import ConfigDumpResponder
 from xds.server.connection_guard import ConnectionGuard
+from xds.server.counters import XdsCounters
 from xds.server.discovery_service import DiscoveryService
 from xds.server.envoy_validator import EnvoyValidator
+from xds.server.publication_trace import end_open_traces
 from xds.server.publisher import Publisher
 from xds.server.recorder import AckRecorder
 from xds.server.rollout_controller import CanaryPolicy, RolloutController
@@ -56,6 +58,8 @@ class XdsServer:
     publisher: Publisher
     ports: Sequence[int]
     connections: ConnectionTable[int]
+    counters: XdsCounters
+    feed: ChangeFeed
 
     @property
     def ready(self) -> bool:
@@ -75,20 +79,23 @@ async def run_server(
     canary: CanaryPolicy = _CANARY,
     envoy: Path | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    replica: UUID | None = None,
+    metrics_address: str | None = None,
 ) -> AsyncIterator[XdsServer]:
     """Serve xDS on `addresses` (host:port; port 0 for any) while the block lasts. Raises XdsPortInUse.
 
-    `envoy` is an Envoy binary: if given, `envoy --mode validate` must accept each change-set before it is released.
+    `metrics_address` is where Prometheus scrapes this replica. `envoy` is an Envoy binary: if given, `envoy --mode validate` must accept each change-set before it is released.
     """
-    replica, feed = uuid4(), ChangeFeed(database)
-    recorder = AckRecorder(database, replica, clock)
-    publisher = Publisher(recorder, canaries=canary.enabled)
+    replica, feed = replica or uuid4(), ChangeFeed(database)
+    counters = XdsCounters()
+    recorder = AckRecorder(database, replica, clock, counters, metrics_address)
+    publisher = Publisher(recorder, counters=counters, canaries=canary.enabled)
     validator = EnvoyValidator(envoy, authority, publisher) if envoy else None
-    controller = RolloutController(publisher, database, replica, canary, clock, validator)
+    controller = RolloutController(publisher, database, replica, canary, clock, validator, counters)
     config_dump = ConfigDumpResponder(database, publisher, recorder)
     watcher = WorldWatcher(database, feed, publisher, debounce)
     guard = ConnectionGuard(connections)
-    service = DiscoveryService(database, publisher, recorder, limits, watcher.catch_up, guard)
+    service = DiscoveryService(database, publisher, recorder, limits, watcher.catch_up, guard, counters)
     server = grpc.aio.server(
         options=[*_OPTIONS, *ConnectionAge(limits.connection_age_s).options, *guard.options(len(addresses))]
     )
@@ -109,12 +116,13 @@ async def run_server(
             running.append(tasks.create_task(validator.run(), name="xds.envoy_validator"))
         await server.start()
         try:
-            yield XdsServer(publisher, ports, guard.table)
+            yield XdsServer(publisher, ports, guard.table, counters, feed)
         finally:
             service.shut_down()
             await server.stop(SHUTDOWN_S)
             for task in running:
                 task.cancel()
+            end_open_traces()
 
 
 def _bind(server: grpc.aio.Server, address: str, authority: CertificateAuthority, now: datetime) -> int:

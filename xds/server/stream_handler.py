@@ -13,6 +13,7 @@ import grpc
 import structlog
 
 from xds.protocol.stream import Action, Answered, Close, Send, XdsStream
+from xds.server.counters import XdsCounters
 from xds.server.publisher import PendingUpdate, Publisher
 from xds.server.recorder import AckRecorder
 
@@ -34,6 +35,7 @@ class StreamHandler:
         context: Context,
         publisher: Publisher,
         recorder: AckRecorder,
+        counters: XdsCounters,
     ) -> None:
         self.protocol = protocol
         self.pending = pending
@@ -41,6 +43,7 @@ class StreamHandler:
         self._context = context
         self._publisher = publisher
         self._recorder = recorder
+        self._counters = counters
         self._subscribed = 0
         """Number of types that are recorded as subscribed."""
         self._lock = asyncio.Lock()
@@ -91,7 +94,10 @@ class StreamHandler:
             if raw is grpc.aio.EOF:
                 return
             async with self._lock:
-                await self._perform(self.protocol.receive(raw, time.monotonic()))
+                expired = self.protocol.expired_nonces
+                actions = self.protocol.receive(raw, time.monotonic())
+                self._counters.expired_nonces += self.protocol.expired_nonces - expired
+                await self._perform(actions)
                 if self._is_deferred and not self.pending.revoked:
                     await self._publish()
 
@@ -120,6 +126,8 @@ class StreamHandler:
             await self._perform(self.protocol.accepted_elsewhere(type_url, names, now))
         self._is_deferred = bool(type_urls) and self.protocol.is_blocked(type_urls or ())
         if not self._is_deferred:
+            if self.pending.since is not None:
+                self._counters.queue_s.observe(max(0.0, now - self.pending.since))
             view, changed = self.pending.take()
             await self._perform(self.protocol.publish(view, changed, now))
             return
@@ -139,7 +147,7 @@ class StreamHandler:
                 await self._send_metadata()
                 await self._context.write(action.data)
                 self.writing_since = None
-                self._recorder.record_sent(proxy_id, action.type_url, self.protocol.revision)
+                self._recorder.record_sent(proxy_id, action.type_url, self.protocol.revision, len(action.data))
             elif isinstance(action, Answered):
                 self._record_answer(action)
             else:

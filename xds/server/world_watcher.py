@@ -11,6 +11,7 @@ import structlog
 from model.change_feed import ChangeFeed
 from model.database import Database, DatabaseUnreachable
 from model.repositories import worlds
+from xds.server.publication import make_publication
 from xds.server.publisher import Publisher
 
 log = structlog.get_logger()
@@ -89,12 +90,12 @@ class WorldWatcher:
 
     async def _catch_up(self) -> None:
         world = self._publisher.world
-        caught_up = await worlds.catch_up(self._database, world) if world is not None else None
-        if caught_up is None:
+        followed = await worlds.follow(self._database, world) if world is not None else None
+        if followed is None:
             loaded = await worlds.load(self._database)
             log.info("xds.world_loaded", revision=loaded.revision, exits=len(loaded.exits), gap=world is not None)
             self._publisher.start(loaded)
             return
-        newer, changes = caught_up
+        newer, changes, commits = followed
         if changes:
-            self._publisher.publish(newer, changes)
+            self._publisher.publish(newer, changes, make_publication(commits))

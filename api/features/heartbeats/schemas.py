@@ -17,6 +17,7 @@ from api.http.validators import bad_value
 from model.exit_states import ExitState
 
 UpOrDown = Literal["up", "down"]
+_HOST_AND_PORT = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
 
 
 _ReportText = Annotated[Text, Field(max_length=500)]
@@ -78,6 +79,9 @@ class HeartbeatIn(RequestModel):
     )
     reason: Annotated[Text, Field(max_length=500)] = Field(default="", description="Why the tunnel or Envoy is down.")
     version: Annotated[Text, Field(max_length=64)] = Field(default="", description="The agent's version.")
+    metrics_address: Annotated[str, Field(max_length=261, pattern=_HOST_AND_PORT)] | None = Field(
+        None, description="`host:port` at which Prometheus scrapes the proxy's Envoy; null: it serves no metrics."
+    )
 
 
 class DialAddress(RequestModel):

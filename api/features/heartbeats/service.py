@@ -103,6 +103,7 @@ async def receive(
         open_requests=beat.open_requests,
         carried_bytes=beat.carried_bytes,
         certificate=credential.thumbprint,
+        metrics_address=beat.metrics_address,
     )
     try:
         context.heartbeat_sink.add(heartbeat)
