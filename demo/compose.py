@@ -1,13 +1,12 @@
-"""The steps of docker-compose.yml that no long-running service takes: `python -m demo.compose STEP`.
+"""The steps of docker-compose.yml: `python -m demo.compose STEP`.
 
-keys      the password of the database, and the accounts of the exits at the demo's VPN provider
-prepare   the schema of the database, the key file, and the first admin
-setup     fleet and pools, the authority's certificate, and a join token for each agent that is not enrolled; names that
-          are given may be taken over
-gluetun   the pool, the join token and the secrets of an exit behind gluetun
-provider  the VPN provider and its internet, until SIGTERM
+control-plane  upgrades the schema of the database, creates the key file and the first admin, and becomes `exitplane serve`
+setup          declares fleet and pools, and writes the authority's certificate and a join token for each agent that is not
+               enrolled; names that are given may be taken over
+gluetun        declares the pool of an exit behind gluetun, and writes its join token and the secrets of both
+provider       runs the VPN provider and its internet, whose customers are the exits
 
-A step may be repeated: what exists stays. It ends with 1 and a line with a hint if it is impossible.
+A step waits for what it needs, and may be repeated: what exists stays. It ends with 1 and a line with a hint if it is impossible.
 """
 
 from __future__ import annotations
@@ -17,10 +16,12 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Network
@@ -33,7 +34,6 @@ from demo import provider
 from demo.agents import EXITPLANE
 from demo.errors import LabError
 from demo.plan import AddressPlan, plan_tunnels
-from model.endpoint import parse_endpoint
 from model.errors import ExitplaneError
 
 COUNTRIES: Final = ("us", "us", "gb", "jp")
@@ -41,9 +41,7 @@ FLEET: Final = "demo"
 GATEWAY: Final = "gw-1"
 USER: Final = 10001
 """The user of the control plane and of gateways."""
-LOGIN, STATE, JOIN, ACCOUNTS, SERVERS, PARENT = map(
-    Path, ("/login", "/state", "/join", "/accounts", "/servers", "/parent")
-)
+STATE, JOIN, ACCOUNTS, SERVERS, PARENT = map(Path, ("/state", "/join", "/accounts", "/servers", "/parent"))
 GLUETUN_POOL: Final = "vpn"
 GLUETUN_EXIT: Final = "vpn-1"
 GLUETUN_SETTINGS: Final = ("VPN_SERVICE_PROVIDER", "SERVER_COUNTRIES", "GLUETUN_COUNTRY")
@@ -81,20 +79,7 @@ def list_agents(plan: AddressPlan) -> list[Agent]:
     return [Agent(GATEWAY, "gateway", USER), *(Agent(site.name, "exit", 0) for site in plan.sites)]
 
 
-# -- keys --------------------------------------------------------------------------------------------------------------
-
-
-def make_keys(plan: AddressPlan) -> None:
-    """Make what must exist before the database and the provider start."""
-    password, passfile = LOGIN / "password", LOGIN / "pgpass"
-    if not password.exists():
-        provider.write_private(password, secrets.token_urlsafe(24))
-    provider.write_private(passfile, f"*:*:*:*:{password.read_text()}\n", USER)
-    provider.write_accounts(plan, SERVERS, ACCOUNTS)
-    print("the password of the database and the accounts of the exits are in volumes of their own")
-
-
-# -- prepare -----------------------------------------------------------------------------------------------------------
+# -- the control plane -----------------------------------------------------------------------------------------------------
 
 
 def prepare() -> None:
@@ -106,9 +91,10 @@ def prepare() -> None:
         if not password.exists():
             provider.write_private(password, secrets.token_urlsafe(18))
         run_command("init", "--name", "admin", "--password-file", str(password), "--api-key-file", str(key))
-    print("The first admin is `admin`. Read the password, and an API key for scripts, with:")
-    print(f"  docker compose exec control-plane cat {password}")
-    print(f"  docker compose exec control-plane cat {key}")
+    print("the first admin is `admin`: read the password, and an API key for scripts, with", flush=True)
+    print(
+        f"  docker compose exec control-plane cat {password}\n  docker compose exec control-plane cat {key}", flush=True
+    )
 
 
 # -- setup -------------------------------------------------------------------------------------------------------------
@@ -128,6 +114,8 @@ async def set_up(plan: AddressPlan, taken_over: Sequence[str]) -> None:
                 await api.create("pools", {"name": country, "fleet": FLEET, "country": country})
         for agent in agents:
             await write_token(api, agent, takes_over=agent.name in taken_over)
+    provider.write_private(JOIN / "ready", "yes\n")
+    (JOIN / "ready").chmod(0o644)
     print(f"join tokens for {', '.join(each.name for each in agents)} are in {JOIN}, unless these are enrolled")
 
 
@@ -148,13 +136,23 @@ async def write_token(api: JsonClient, agent: Agent, *, takes_over: bool = False
 async def _open_client() -> AsyncIterator[JsonClient]:
     """Open a client of the control plane's API for its admin, once the API answers. Raises ApiUnreachable, ApiRefused."""
     url = os.environ["EXITPLANE_API"]
-    address = parse_endpoint(url.removeprefix("https://"))
-    wait_for_port("the control plane", address.host, address.port)
+    wait_until(f"the control plane at {url}", lambda: _is_ready(url))
     authority = JOIN / "ca.pem"
     run_command("ca", "--output", str(authority))
     key = (STATE / "admin.key").read_text().strip()
     async with Client(url, f"Bearer {key}", ca=authority) as client:
         yield client.json
+
+
+def _is_ready(url: str) -> bool:
+    """Tell whether the control plane is ready. Nothing is sent to it, so that its certificate need not be known yet."""
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    try:
+        with urllib.request.urlopen(f"{url}/health/ready", timeout=5, context=unverified):  # noqa: S310  # https
+            return True
+    except OSError:  # an answer of 503, too
+        return False
 
 
 # -- gluetun -----------------------------------------------------------------------------------------------------------
@@ -184,6 +182,7 @@ async def set_up_gluetun(environment: Mapping[str, str]) -> None:
     user, password, key = ((PARENT / name).read_text() for name in ("httpproxy_user", "httpproxy_password", "key"))
     provider.write_private(PARENT / "credentials", f"{user}\n{password}\n")
     provider.write_private(PARENT / "config.toml", gluetun_role(key))
+    wait_until("the step `setup`", (JOIN / "ready").exists)
     async with _open_client() as api:
         if GLUETUN_POOL not in [item["name"] async for item in api.list("pools")]:
             country = environment["GLUETUN_COUNTRY"].lower()
@@ -196,19 +195,25 @@ async def set_up_gluetun(environment: Mapping[str, str]) -> None:
 
 
 def wait_for_port(what: str, host: str, port: int) -> None:
-    """Wait until a port accepts connections. Raises LabError after two minutes."""
-    deadline = time.monotonic() + _WITHIN_S
-    while True:
+    """Wait until a port accepts connections. Raises LabError after _WITHIN_S."""
+
+    def answers() -> bool:
         try:
             socket.create_connection((host, port), timeout=5).close()
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise LabError(
-                    f"{what} at {host}:{port} does not answer ({error})", hint="see its log: docker compose logs"
-                ) from error
-            time.sleep(_PAUSE_S)
-        else:
-            return
+        except OSError:
+            return False
+        return True
+
+    wait_until(f"{what} at {host}:{port}", answers)
+
+
+def wait_until(what: str, condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds. Raises LabError after _WITHIN_S."""
+    deadline = time.monotonic() + _WITHIN_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LabError(f"waited {_WITHIN_S:g} s for {what}", hint="see its log: docker compose logs")
+        time.sleep(_PAUSE_S)
 
 
 def run_command(*arguments: str) -> None:
@@ -221,18 +226,19 @@ def run_command(*arguments: str) -> None:
 def run_step(step: str, arguments: Sequence[str]) -> None:
     """Take a step. Raises ExitplaneError."""
     match step:
-        case "keys":
-            make_keys(read_plan(os.environ))
-        case "prepare":
+        case "control-plane":
             prepare()
+            os.execv(EXITPLANE[0], (*EXITPLANE, "serve"))  # noqa: S606  # so that signals reach it
         case "setup":
             asyncio.run(set_up(read_plan(os.environ), arguments))
         case "gluetun":
             asyncio.run(set_up_gluetun(os.environ))
         case "provider":
-            provider.serve(read_plan(os.environ), SERVERS)
+            plan = read_plan(os.environ)
+            provider.write_accounts(plan, SERVERS, ACCOUNTS)
+            provider.serve(plan, SERVERS)
         case _:
-            raise LabError(f"there is no step {step!r}", hint="name keys, prepare, setup, gluetun or provider")
+            raise LabError(f"there is no step {step!r}", hint="name control-plane, setup, gluetun or provider")
 
 
 def main(step: str, *arguments: str) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +79,10 @@ class Composition:
         }
         return subprocess.run(
             (str(COMPOSE), "-p", self.name, "-f", str(ROOT / "docker-compose.yml"), *arguments),
-            capture_output=True, text=True, check=False, timeout=within_s,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=within_s,
             env=environment,
             stdin=subprocess.DEVNULL,
             cwd=ROOT,
@@ -89,10 +92,17 @@ class Composition:
         done = self.compose("up", "-d", "--no-build", *arguments, within_s=600)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.logs()}"
 
+    def kill(self, service: str) -> None:
+        """End a container at once, as an engine does that runs out of memory; it is not restarted."""
+        run_podman("kill", self.container(service))
+
+    def restart(self, service: str) -> None:
+        run_podman("restart", "-t", "20", self.container(service))
+
     def down(self) -> None:
         """Remove everything of the project, whatever state it is in."""
         self.compose("--profile", "gluetun", "down", "-v", "-t", "5", within_s=300)
-        run_podman("pod", "rm", "--force", "--ignore", f"pod_{self.name}")
+        podman("pod", "rm", "--force", f"pod_{self.name}")
         for kind in ("container", "volume", "network"):
             for each in self.remains(kind):
                 podman(kind, "rm", "--force", each)
@@ -134,7 +144,7 @@ class Composition:
         body, _, status = done.stdout.rpartition("\n")
         return int(status or 0), json.loads(body)["source"] if status == "200" else ""
 
-    def wait_for(self, what: str, condition: Callable[[], bool], services: Sequence[str] = ()) -> None:
+    def wait_for(self, what: str, condition: Callable[[], bool], *services: str) -> None:
         """Wait until a condition holds, for at most _WITHIN_S. A failure shows the logs."""
         deadline = time.monotonic() + _WITHIN_S
         while not condition():
@@ -160,10 +170,10 @@ class Composition:
 
 
 @contextmanager
-def composition(**settings: str) -> Iterator[Composition]:
+def composition(**settings: object) -> Iterator[Composition]:
     """Give a project that nothing was started of. At the end of the block nothing of it is left, whatever happened."""
     assert shutil.which(str(COMPOSE)), "podman-compose is not installed: make ready"
-    made = Composition(_unused_network(), settings)
+    made = Composition(_unused_network(), {name: str(value) for name, value in settings.items()})
     try:
         yield made
     finally:
