@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -30,19 +33,51 @@ _WITHIN_S = 240
 PROJECT_LABEL = "io.podman.compose.project"
 
 
+GLUETUN = f"""
+FROM {IMAGES}/exit
+COPY gluetun.py ports.py /stand-in/tests/
+COPY compose/gluetun_entrypoint.py /stand-in/
+RUN printf '#!/bin/sh\\nPYTHONPATH=/stand-in exec python /stand-in/gluetun_entrypoint.py\\n' > /gluetun-entrypoint \\
+    && chmod 755 /gluetun-entrypoint
+"""
+
+
+@cache
 def require_images() -> None:
     """Build the images, from base images that the engine has or can pull. Skips the test with the reason where it cannot."""
     require_podman()
     for image in (PYTHON_IMAGE, POSTGRES_IMAGE):
         if podman("image", "exists", image).returncode and podman("pull", "-q", image).returncode:
             pytest.skip(f"the container engine neither has nor can pull {image}")
-    for target in TARGETS:
-        done = podman(
-            *("build", "-q", "--network", "host", "--format", "docker", "--target", target),
-            *("-f", str(ROOT / "deploy/Dockerfile"), "-t", f"{IMAGES}/{target}", str(ROOT)),
-            within_s=BUILD_WITHIN_S,
-        )
-        assert done.returncode == 0, done.stderr
+    with (Path(tempfile.gettempdir()) / "exitplane-images.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the second of two processes finds all layers
+        for target in TARGETS:
+            _build(target, ROOT, "--target", target, "-f", str(ROOT / "deploy/Dockerfile"))
+        _build("gluetun", ROOT / "tests", "-f", "-", text=GLUETUN)
+
+
+def _build(name: str, context: Path, *options: str, text: str = "") -> None:
+    done = subprocess.run(
+        (
+            "podman",
+            "build",
+            "-q",
+            "--network",
+            "host",
+            "--format",
+            "docker",
+            *options,
+            "-t",
+            f"{IMAGES}/{name}",
+            str(context),
+        ),
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=BUILD_WITHIN_S,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def podman(*arguments: str, within_s: float = _WITHIN_S) -> subprocess.CompletedProcess[str]:
@@ -88,8 +123,8 @@ class Composition:
             cwd=ROOT,
         )
 
-    def up(self, *arguments: str) -> None:
-        done = self.compose("up", "-d", "--no-build", *arguments, within_s=600)
+    def up(self, *options: str) -> None:
+        done = self.compose(*options, "up", "-d", "--no-build", within_s=600)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.logs()}"
 
     def kill(self, service: str) -> None:
@@ -135,11 +170,12 @@ class Composition:
         ]
         return "\n".join(ended)
 
-    def fetch(self, country: str) -> tuple[int, str]:
-        """Request the page of the demo's internet from a country; return status and source address, empty without a page."""
+    def fetch(self, country: str = "", *, pool: str = "") -> tuple[int, str]:
+        """Request the page of the demo's internet from a country or pool; return status, and source address or an empty text."""
+        intent = f"pool-{pool}" if pool else f"country-{country}"
         done = self.exec(
             *("gateway", "curl", "-s", "--max-time", "20", "-w", "\n%{http_code}"),
-            *("-x", f"http://demo-country-{country}:x@127.0.0.1:8080", "http://203.0.113.2/"),
+            *("-x", f"http://demo-{intent}:x@127.0.0.1:8080", "http://203.0.113.2/"),
         )
         body, _, status = done.stdout.rpartition("\n")
         return int(status or 0), json.loads(body)["source"] if status == "200" else ""

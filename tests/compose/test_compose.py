@@ -11,7 +11,7 @@ import pytest
 
 from demo.compose import read_plan
 from demo.provider import write_accounts
-from tests.compose.composition import ROOT, composition, require_images, run_image
+from tests.compose.composition import IMAGES, ROOT, composition, require_images, run_image
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(1_800)]
 COUNTRIES = {"us": {"198.51.100.1", "198.51.100.2"}, "gb": {"198.51.100.3"}, "jp": {"198.51.100.4"}}
@@ -33,7 +33,9 @@ asyncio.run(change())
 
 def test_compose_file_serves_each_country_while_parts_restart():
     require_images()
-    with composition() as demo:
+    gluetun = {"VPN_SERVICE_PROVIDER": "mullvad", "SERVER_COUNTRIES": "Germany", "GLUETUN_COUNTRY": "de"}
+    gluetun |= {"GLUETUN_IMAGE": f"{IMAGES}/gluetun", "GLUETUN_OBSERVE": "http://203.0.113.2/ipinfo"}
+    with composition(**gluetun) as demo:
         demo.up()
         for country, sources in COUNTRIES.items():
             demo.wait_for(f"{country} to serve", lambda: demo.fetch(country)[1] in sources)  # noqa: B023  # used at once
@@ -63,12 +65,15 @@ def test_compose_file_serves_each_country_while_parts_restart():
         assert len(statuses) > 10
         assert set(statuses) == {"200"}
 
-        # a second `up` changes nothing that runs, enrols nobody anew, and brings back what ended
+        # a second `up` enrols nobody anew and brings back what ended; with the profile, it adds an exit behind gluetun
         before = demo.exec("control-plane", "cat", "/state/admin.key").stdout
-        demo.up()
+        demo.up("--profile", "gluetun")
         for country, sources in COUNTRIES.items():
             demo.wait_for(f"{country} to serve again", lambda: demo.fetch(country)[1] in sources)  # noqa: B023
         assert demo.inspect("setup", "{{.State.ExitCode}}") == "0"
+        address = f"{demo.net}.13"
+        demo.exec("provider", "curl", "-fsS", "-X", "PUT", "-d", "de", f"http://203.0.113.2/ipinfo/{address}")
+        demo.wait_for("the exit behind gluetun", lambda: demo.fetch(pool="vpn") == (200, address), "gluetun", "vpn-1")
         assert demo.exec("control-plane", "cat", "/state/admin.key").stdout == before
 
         # starts that are impossible end by themselves, with their reason
