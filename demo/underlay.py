@@ -87,7 +87,7 @@ def build_underlay(plan: AddressPlan) -> None:
     ip_batch(
         plan.internet,
         "link set lo up",
-        *(f"address add {address}/32 dev lo" for address in _addresses_of_internet(plan)),
+        *(f"address add {address}/32 dev lo" for address in addresses_of_internet(plan)),
         f"link add {plan.bridge} type bridge",
         f"address add {plan.internet_address}/{bits} dev {plan.bridge}",
         f"link set {plan.bridge} up",
@@ -150,7 +150,8 @@ def resolver_file(site: ExitSite) -> Path:
     return _NAMESPACE_FILES / str(site.namespace) / "resolv.conf"
 
 
-def _addresses_of_internet(plan: AddressPlan) -> Sequence[object]:
+def addresses_of_internet(plan: AddressPlan) -> Sequence[object]:
+    """List the addresses at which the page and the name servers of a demo's internet listen."""
     resolvers = dict.fromkeys(plan.resolver_of(site.country) for site in plan.sites)
     return (plan.page_address, plan.name_server, *resolvers)
 

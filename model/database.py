@@ -32,8 +32,9 @@ UNREACHABLE = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
 )
-"""Exceptions of the drivers when the server cannot be reached or goes away."""
+"""Exceptions of the drivers when the server cannot be reached, goes away, or refuses the login."""
 
 
 _CONNECT: Final[dict[str, Any]] = {
@@ -104,7 +105,7 @@ class Database:
         except UNREACHABLE as error:
             raise unreachable(error) from error
         except DBAPIError as error:
-            if error.connection_invalidated or _is_unreachable(error):
+            if error.connection_invalidated or is_unreachable(error):
                 raise unreachable(error) from error
             raise
 
@@ -168,24 +169,32 @@ async def _nothing_to_reset(_connection: object) -> None:
     return None
 
 
-def _is_unreachable(error: BaseException) -> bool:
+def is_unreachable(error: BaseException) -> bool:
     """Tell whether an error of SQLAlchemy was caused by one of UNREACHABLE."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UNREACHABLE):
+    return _was_caused_by(error, UNREACHABLE)
+
+
+def _was_caused_by(error: BaseException | None, kinds: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
+    while error is not None:
+        if isinstance(error, kinds):
             return True
-        cause = cause.__cause__
+        error = error.__cause__
     return False
 
 
 def unreachable(error: BaseException) -> DatabaseUnreachable:
-    """Return the error for a PostgreSQL that is away, or that has no free connection."""
+    """Return the error for a PostgreSQL that is away, refuses the login, or has no free connection."""
     if isinstance(error, PoolTimeoutError):
         return DatabaseUnreachable(
             f"no connection to PostgreSQL was free within {CONNECT_TIMEOUT_S:g} s",
             hint="send fewer requests at once, or find what holds the connections",
         )
     cause = str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__]
+    if _was_caused_by(error, asyncpg.InvalidAuthorizationSpecificationError):
+        return DatabaseUnreachable(
+            f"PostgreSQL refuses the login ({cause[0]})",
+            hint="correct the user and the password of EXITPLANE_DATABASE_URL, or of the file that PGPASSFILE names",
+        )
     return DatabaseUnreachable(
         f"PostgreSQL cannot be reached ({cause[0]})", hint="start it, or set EXITPLANE_DATABASE_URL to one that runs"
     )

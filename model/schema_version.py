@@ -16,7 +16,7 @@ from sqlalchemy import Connection, pool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from model.database import CONNECT_TIMEOUT_S, UNREACHABLE, Database, unreachable
+from model.database import CONNECT_TIMEOUT_S, UNREACHABLE, Database, is_unreachable, unreachable
 from model.errors import ExitplaneError
 
 _BLOCKED: Final = {"55P03": "waited 4 s for a lock that another session holds", "57014": "took longer than 5 s"}
@@ -24,6 +24,10 @@ _BLOCKED: Final = {"55P03": "waited 4 s for a lock that another session holds", 
 
 class MigrationBehind(ExitplaneError):
     code = "migration_behind"
+
+
+class MigrationAhead(ExitplaneError):
+    code = "migration_ahead"
 
 
 class MigrationBlocked(ExitplaneError):
@@ -60,8 +64,8 @@ async def current_migration(database: Database) -> str | None:
 
 
 async def check_migration(database: Database) -> None:
-    """Raise MigrationBehind unless the schema is the one that this code needs."""
-    current, newest = await current_migration(database), newest_migration()
+    """Raise MigrationBehind or MigrationAhead unless the schema is the one that this code needs."""
+    current, newest = await _known_migration(database), newest_migration()
     if current != newest:
         raise MigrationBehind(
             f"the database is at migration {current or 'none'}, this version needs {newest}",
@@ -69,11 +73,23 @@ async def check_migration(database: Database) -> None:
         )
 
 
+async def _known_migration(database: Database) -> str | None:
+    """Return the id of the database's migration. Raises MigrationAhead for one that this code does not have."""
+    current = await current_migration(database)
+    if current is not None and current not in known_migrations():
+        raise MigrationAhead(
+            f"the database is at migration {current}, newer than this version, which needs {newest_migration()}",
+            hint="run the version of Exitplane that upgraded it, or a newer one",
+        )
+    return current
+
+
 async def upgrade(database: Database) -> None:
     """Upgrade the schema to the newest migration. Two replicas may do so at once, and it may be repeated.
 
-    Raises MigrationBlocked, DatabaseUnreachable.
+    Raises MigrationAhead, MigrationBlocked, DatabaseUnreachable.
     """
+    await _known_migration(database)
 
     def run(connection: Connection) -> None:
         config = _config()
@@ -102,5 +118,9 @@ async def _connection(database: Database) -> AsyncIterator[AsyncConnection]:
             yield connection
     except (*UNREACHABLE, asyncpg.PostgresError) as error:
         raise unreachable(error) from error
+    except DBAPIError as error:
+        if is_unreachable(error):
+            raise unreachable(error) from error
+        raise
     finally:
         await asyncio.shield(engine.dispose())

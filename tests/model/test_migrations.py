@@ -20,13 +20,20 @@ from alembic.config import Config
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlmodel import SQLModel
 
 from model import migrations
 from model.database import BadDatabaseUrl, Database, DatabaseUnreachable, parse_url
 from model.repositories import worlds
-from model.schema_version import MigrationBehind, check_migration, current_migration, newest_migration, upgrade
+from model.schema_version import (
+    MigrationAhead,
+    MigrationBehind,
+    check_migration,
+    current_migration,
+    newest_migration,
+    upgrade,
+)
 from model.unit_of_work import write
 from model.world import Kind
 from tests.conftest import new_database
@@ -441,6 +448,22 @@ async def test_database_at_an_older_migration_is_refused_with_a_hint(empty):
         await check_migration(empty)
     await upgrade(empty)
     await check_migration(empty)
+
+
+async def test_database_at_a_newer_migration_is_refused_with_a_hint(database):
+    async with database.session() as session:
+        await session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for attempt in (check_migration, upgrade):
+        with pytest.raises(MigrationAhead, match=r"at migration 9999, newer than this version.*newer one"):
+            await attempt(database)
+
+
+async def test_refused_login_names_user_and_password(database):
+    stranger = Database(database.url.set(username="nobody").render_as_string(hide_password=False))
+    for attempt in (check_migration, upgrade, worlds.load, Database.connect):
+        with pytest.raises(DatabaseUnreachable, match=r"PostgreSQL refuses the login \(.*nobody.*correct the user"):
+            await attempt(stranger)
+    await stranger.close()
 
 
 async def test_unreachable_database_raises_database_unreachable(tmp_path):

@@ -9,7 +9,9 @@ from agent.vpn.driver import Capability
 from agent.vpn.errors import NotEquipped
 from agent.vpn.firewall.nftables import compare
 from agent.vpn.firewall.rules import AllowedPeer, AllowedTraffic, output_rules, render
-from agent.vpn.requirements import NFT, has_capability, require, require_for
+from agent.vpn.openvpn.openvpn import OPENVPN
+from agent.vpn.requirements import NFT, has_capability, require, require_for, require_tun
+from agent.vpn.wireguard.wireguard import WIREGUARD
 
 OPENINGS = AllowedTraffic(
     interfaces=("ep0", "ep0-b"),
@@ -96,6 +98,16 @@ def test_exit_without_rights_may_name_absence_of_kill_switch(monkeypatch):
     exit_ = ExitSettings("us", "192.0.2.3", 8443, tunnel_interface="wg0", kill_switch=True)
     with pytest.raises(NotEquipped, match=r"--cap-add NET_ADMIN, or with --no-kill-switch"):
         require_for(exit_)
+
+
+def test_missing_tun_device_is_named_unless_kernel_has_wireguard(monkeypatch, tmp_path):
+    monkeypatch.setattr("agent.vpn.requirements._TUN", tmp_path / "tun")
+    monkeypatch.setattr("agent.vpn.requirements._kernel_makes", lambda kind: kind == "wireguard")
+    require_tun([WIREGUARD])
+    with pytest.raises(NotEquipped, match=r"/dev/net/tun is missing.*--device /dev/net/tun"):
+        require_tun([WIREGUARD, OPENVPN])
+    (tmp_path / "tun").touch()
+    require_tun([OPENVPN])
 
 
 def test_missing_program_is_named_with_package(monkeypatch):
