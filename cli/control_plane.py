@@ -308,6 +308,7 @@ def _context(
         xds_port=advertised.port if advertised else xds.ports[0],
         heartbeat_interval_s=settings.heartbeat_interval_s,
         silence_timeout=timedelta(seconds=settings.silence_timeout_s),
+        leaf_lifetime=timedelta(hours=settings.certificate_hours),
         allows_local_parents=settings.local_parents,
         auth_state=AuthState(oidc_provider=OidcProvider(oidc) if oidc else None),
         readiness_checks=readiness,

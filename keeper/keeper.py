@@ -212,6 +212,7 @@ class Keeper:
             await exit_history.prune(session, before=now - KEEP_HISTORY_FOR)
             await orders.prune(session, before=now - KEEP_ORDERS_FOR)
             await enrolment.forget_removed(session, now)
+            await enrolment.forget_expired(session, now)
         async with write(self._database) as unit:
             await retention.prune_groups(unit, before=now - KEEP_REJECTIONS_FOR)
             await rollout.forget_rejections_of_absent(unit, since=now - ABSENT_AFTER, now=now)

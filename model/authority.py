@@ -20,6 +20,7 @@ from model.identity import TRUST_DOMAIN, XDS_SERVER_NAME, Identity
 
 ROOT_LIFETIME = timedelta(days=3650)
 LEAF_LIFETIME = timedelta(days=365)
+"""The lifetime of certificates that nobody renews, and the longest one."""
 _BACKDATED = timedelta(minutes=5)
 """The time before its issue from which a certificate is valid, so that a host with a slow clock accepts it at once."""
 
@@ -57,7 +58,13 @@ def create_authority(now: datetime) -> CertificateAuthority:
     return CertificateAuthority(_pem(certificate), _key_pem(key))
 
 
-def sign_request(authority: CertificateAuthority, csr_pem: str, identity: Identity, now: datetime) -> str:
+def sign_request(
+    authority: CertificateAuthority,
+    csr_pem: str,
+    identity: Identity,
+    now: datetime,
+    lifetime: timedelta = LEAF_LIFETIME,
+) -> str:
     """Sign a certificate (PEM) that binds the key of a signing request to `identity`. The request's subject is ignored.
 
     Raises BadSigningRequest when the request is malformed, wrongly signed, not for a P-256 key, or asks for another's names.
@@ -78,7 +85,7 @@ def sign_request(authority: CertificateAuthority, csr_pem: str, identity: Identi
             f"the CSR asks for the name {foreign[0].value!s:.200}, which is not this proxy's",
             hint="send a CSR without names: the control plane assigns them",
         )
-    return _sign_leaf(authority, public_key, str(identity.proxy_id), names, now)
+    return _sign_leaf(authority, public_key, str(identity.proxy_id), names, now, lifetime)
 
 
 def _requested_names(request: x509.CertificateSigningRequest) -> list[x509.GeneralName]:
@@ -102,7 +109,8 @@ def issue_server(authority: CertificateAuthority, now: datetime, hosts: Iterable
         x509.UniformResourceIdentifier(f"spiffe://{TRUST_DOMAIN}/control-plane"),
         *map(_name_of_host, hosts),
     ]
-    return KeyPair(_sign_leaf(authority, key.public_key(), XDS_SERVER_NAME, names, now), _key_pem(key))
+    signed = _sign_leaf(authority, key.public_key(), XDS_SERVER_NAME, names, now, LEAF_LIFETIME)
+    return KeyPair(signed, _key_pem(key))
 
 
 def _name_of_host(host: str) -> x509.GeneralName:
@@ -118,6 +126,7 @@ def _sign_leaf(
     common_name: str,
     names: list[x509.GeneralName],
     now: datetime,
+    lifetime: timedelta,
 ) -> str:
     root = x509.load_pem_x509_certificate(authority.certificate_pem.encode())
     root_key = serialization.load_pem_private_key(authority.key_pem.encode(), password=None)
@@ -125,7 +134,7 @@ def _sign_leaf(
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     certificate = (
-        _builder(subject, root.subject, public_key, now, LEAF_LIFETIME)
+        _builder(subject, root.subject, public_key, now, lifetime)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)

@@ -39,6 +39,7 @@ class ApiContext:
 
     `clock` returns aware datetimes. `xds_address` is the host that proxies dial (None: the host at which they reached the
     API) and `xds_port` its port. A proxy that is silent for longer than `silence_timeout` does not count as connected.
+    Certificates of agents that renew them are valid for `leaf_lifetime`.
     With `allows_local_parents` operators may declare parents on their exits' own hosts. `readiness_checks` has a check for each
     other component of this process, by the component's name, and `connection_tables` has the connections of each listener.
     """
@@ -53,6 +54,7 @@ class ApiContext:
     xds_port: int
     heartbeat_interval_s: float = 10
     silence_timeout: timedelta = timedelta(seconds=30)
+    leaf_lifetime: timedelta = timedelta(hours=24)
     allows_local_parents: bool = False
     auth_state: AuthState = field(default_factory=AuthState)
     world_cache: WorldCache = field(default_factory=WorldCache)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from cryptography import x509
+from sqlalchemy import delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 from sqlmodel import col
 
 from model.authority import LEAF_LIFETIME, CertificateAuthority
@@ -22,6 +24,7 @@ from model.request_signature import public_key_of, thumbprint_of
 from model.tables import AuthorityRow, CertificateRow, ProxyRow, RemovedProxyRow, TrustedAuthorityRow
 from model.unit_of_work import UnitOfWork
 
+_KEPT_EXPIRED: Final = timedelta(days=7)
 _CREDENTIALS: Final = """
 SELECT certificate.thumbprint, certificate.public_key, certificate.expires_at, proxy.id, proxy.role, exit.state,
     jsonb_exists(proxy.replaced_certificates, certificate.thumbprint) AS replaced
@@ -65,18 +68,49 @@ async def authority_certificate(session: AsyncSession) -> str | None:
     return (await session.execute(select(col(AuthorityRow.certificate)))).scalar_one_or_none()
 
 
-async def record_certificate(unit: UnitOfWork, proxy_id: UUID, certificate_pem: str, now: datetime) -> None:
-    """Store a certificate's public key, with which request signatures are verified."""
+async def record_certificate(
+    unit: UnitOfWork, proxy_id: UUID, certificate_pem: str, now: datetime, signed_at: datetime | None = None
+) -> None:
+    """Store a certificate's public key, with which request signatures are verified. `signed_at` is that of a renewal."""
+    certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
     unit.session.add(
         CertificateRow(
             thumbprint=thumbprint_of(certificate_pem),
             proxy_id=proxy_id,
             public_key=public_key_of(certificate_pem),
             issued_at=now,
-            expires_at=now + LEAF_LIFETIME,
+            expires_at=certificate.not_valid_after_utc,
+            signed_at=signed_at,
         )
     )
     await unit.session.flush()
+
+
+async def newest_renewal(session: AsyncSession, proxy_id: UUID) -> datetime | None:
+    """Return the time of the newest signature with which a proxy renewed its certificate; None if it never did."""
+    newest = select(func.max(col(CertificateRow.signed_at))).where(col(CertificateRow.proxy_id) == proxy_id)
+    return (await session.execute(newest)).scalar_one()
+
+
+async def replaced_keys_of(session: AsyncSession, proxy: ProxyRow) -> Sequence[str]:
+    """Return the keys (PEM) whose certificates a takeover of the proxy's name has ended."""
+    ended = select(col(CertificateRow.public_key)).where(
+        col(CertificateRow.proxy_id) == proxy.id,
+        col(CertificateRow.thumbprint).in_(proxy.replaced_certificates),
+    )
+    return (await session.execute(ended.distinct())).scalars().all()
+
+
+async def forget_expired(session: AsyncSession, now: datetime) -> None:
+    """Forget certificates that expired a week ago, but the newest of each key: that one says whose name it is."""
+    newer = aliased(CertificateRow)
+    is_newest = ~exists().where(
+        newer.proxy_id == CertificateRow.proxy_id,
+        newer.public_key == CertificateRow.public_key,
+        col(newer.issued_at) > col(CertificateRow.issued_at),
+    )
+    expired = col(CertificateRow.expires_at) < now - _KEPT_EXPIRED
+    await session.execute(delete(CertificateRow).where(expired, ~is_newest))
 
 
 async def public_keys_of(session: AsyncSession, proxy: ProxyRow) -> Sequence[str]:

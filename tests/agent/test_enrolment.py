@@ -59,6 +59,7 @@ async def test_exit_registers_its_addresses_and_gets_certificate(plane, make_set
     assert isinstance(csr.public_key().curve, ec.SECP256R1)
     assert csr.is_signature_valid
     assert request.pop("version")
+    assert request.pop("renews") is True
     assert request == {
         "name": "us-1",
         "pool": "us",
@@ -77,7 +78,7 @@ async def test_gateway_registers_name_only(plane, make_settings, enrol):
     await enrol(make_settings(Role.GATEWAY))
 
     assert plane.paths == ["/api/v1/proxies/register"]
-    assert set(plane.enrolled[0]) == {"join_token", "csr", "name", "version"}
+    assert set(plane.enrolled[0]) == {"join_token", "csr", "name", "version", "renews"}
 
 
 @pytest.mark.parametrize("role", list(Role))

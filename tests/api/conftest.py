@@ -203,6 +203,18 @@ class FakeProxy:
             self.id, self.certificate = self.enrolled["id"], self.enrolled["certificate"]
         return reply
 
+    async def renew(self, *, signer: FakeProxy | None = None, path: str | None = None, **fields: Any) -> ApiReply:
+        """Renew the certificate, with a request that `signer` signs, or this proxy."""
+        path = path or f"/api/v1/{self.collection}/{self.id}/certificate"
+        body = jsonlib.dumps({"csr": self.csr} | fields).encode()
+        reply = await self.send_signed(path, body, (signer or self).sign(body, path))
+        if reply.status == 201:
+            self.certificate = reply.json["certificate"]
+        return reply
+
+    async def send_signed(self, path: str, body: bytes, headers: dict[str, str]) -> ApiReply:
+        return await self.api.anonymous("POST", path, body=body, headers=headers, peer="203.0.113.9")
+
     async def beat(self, *, path: str | None = None, signed_path: str | None = None, **fields: Any) -> ApiReply:
         """Send a heartbeat to `path`, signed for `signed_path`. `fields` override its body."""
         report = {"tunnel": "up", "envoy": "up", "stopping": False, "reason": "", "version": "1"} | fields

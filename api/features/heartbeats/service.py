@@ -50,7 +50,7 @@ async def authenticate(
     with _as_unauthorized():
         signed_at = request_signature.verify(claim, credential.public_key, path, body, now)
         if credential.expires_at <= now:
-            raise BadSignature("the certificate has expired", hint="enrol again")
+            raise BadSignature("the certificate has expired", hint="renew it (POST …/certificate)")
     if credential.replaced:
         raise _gone(
             kind,
