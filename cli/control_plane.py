@@ -38,16 +38,16 @@ from keeper.containers.reconciler import run_containers
 from keeper.exit_health import HealthThresholds
 from keeper.keeper import run_keeper
 from model import key_file
-from model.authority import CertificateAuthority, create_authority
+from model.authority import create_authority
 from model.connection_table import ConnectionLimits, ConnectionTable
+from model.current_authority import CurrentAuthority
 from model.database import Database
 from model.descriptors import raise_limit
 from model.embedded_postgres import embedded_server
 from model.encryption import Keyring
 from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
-from model.repositories import enrolment, sealed_values
-from model.request_signature import thumbprint_of
+from model.repositories import authorities, sealed_values
 from model.schema_version import check_migration, upgrade
 from model.settings import BadSettings, Settings, read_settings
 from xds.server.admission import Limits
@@ -57,7 +57,6 @@ from xds.server.world_watcher import Debounce
 
 log = structlog.get_logger()
 API_STOP_S = 3
-_INSTANCE_LENGTH = 16
 _ACCEPTS_PER_TURN = 16
 """Connections accepted in one turn of the loop. libuv accepts one for each listening handle, so with a single handle new
 connections of a busy replica wait for seconds."""
@@ -161,7 +160,8 @@ async def open_control_plane(
     configuration is to be checked with Envoy.
     """
     async with database.session() as session:
-        authority = await enrolment.ensure_authority(session, lambda: create_authority(_now()))
+        authority = CurrentAuthority(await authorities.ensure(session, lambda: create_authority(_now())))
+        instance = await authorities.instance_name(session)
     certificate = ApiCertificate(_certificate_source(settings, authority), _now) if settings.serves_tls else None
     connections = settings.connection_limits(raise_limit())
     async with (
@@ -180,8 +180,9 @@ async def open_control_plane(
             envoy=find_envoy(None) if settings.check_with_envoy else None,
         ) as xds,
         _gc_tuning(xds),
+        _following(database, authority),
         _keeper(database, settings),
-        _containers(database, authority, settings),
+        _containers(database, authority, instance, settings),
         _api(settings, connections, database, authority, xds, certificate, sockets),
     ):
         yield xds
@@ -191,6 +192,16 @@ async def open_control_plane(
 async def _gc_tuning(xds: XdsServer) -> AsyncIterator[None]:
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(tune_collector(lambda: xds.publisher.streams), name="gc-tuning")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
+async def _following(database: Database, authority: CurrentAuthority) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(authority.run(database, _now), name="authority")
         try:
             yield
         finally:
@@ -212,7 +223,9 @@ async def _keeper(database: Database, settings: Settings) -> AsyncIterator[None]
 
 
 @asynccontextmanager
-async def _containers(database: Database, authority: CertificateAuthority, settings: Settings) -> AsyncIterator[None]:
+async def _containers(
+    database: Database, authority: CurrentAuthority, instance: str, settings: Settings
+) -> AsyncIterator[None]:
     """Run the keeper of containers while the block lasts, if this replica has a container engine. Raises BadSettings."""
     if settings.container_engine is None:
         yield
@@ -223,10 +236,10 @@ async def _containers(database: Database, authority: CertificateAuthority, setti
             hint="set it to the URL under which containers reach this API",
         )
     context = SpecContext(
-        instance=thumbprint_of(authority.certificate_pem)[:_INSTANCE_LENGTH],
+        instance=instance,
         api=settings.container_api,
         secrets=settings.container_secrets,
-        api_ca=authority.certificate_pem if settings.issues_api_certificate else None,
+        api_ca=authority.value.certificate_pem if settings.issues_api_certificate else None,
     )
     async with asyncio.TaskGroup() as tasks:
         work = run_containers(database, settings.container_engine, context, _now)
@@ -242,7 +255,7 @@ async def _api(
     settings: Settings,
     connections: ConnectionLimits,
     database: Database,
-    authority: CertificateAuthority,
+    authority: CurrentAuthority,
     xds: XdsServer,
     certificate: ApiCertificate | None,
     sockets: list[socket.socket],
@@ -279,7 +292,7 @@ async def _api(
                 task.cancel()
 
 
-def _certificate_source(settings: Settings, authority: CertificateAuthority) -> CertificateSource:
+def _certificate_source(settings: Settings, authority: CurrentAuthority) -> CertificateSource:
     certificate, key = settings.api_tls_certificate_file, settings.api_tls_key_file
     if certificate is None or key is None:
         return IssuedCertificate(authority, settings.api_hosts)
@@ -289,7 +302,7 @@ def _certificate_source(settings: Settings, authority: CertificateAuthority) -> 
 def _context(
     settings: Settings,
     database: Database,
-    authority: CertificateAuthority,
+    authority: CurrentAuthority,
     xds: XdsServer,
     probe: AcceptProbe,
     table: ConnectionTable[BoundedProtocol],

@@ -166,6 +166,7 @@ def _parse(fields: Mapping[str, Any], key_pem: str, api_host: str | None) -> Enr
             # without an address the xDS server has the host of the API
             xds=Endpoint(str(xds["address"] or api_host or fields["api_host"]), int(xds["port"])),
             interval_s=float(fields["heartbeat"]["interval_s"]),
+            authority_version=str(fields.get("authority_version", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _invalid(error) from error
@@ -179,11 +180,16 @@ def store_renewal(folder: StateDir, enrolment: Enrolment, reply: Mapping[str, An
     Raises BadEnrolment and StateDirUnusable. Then the folder is as it was.
     """
     try:
-        renewed = {name: str(reply[name]) for name in ("certificate", "authority")}
+        renewed = {name: str(reply[name]) for name in ("certificate", "authority", "authority_version")}
         fields = {**json.loads(folder.read(files.ENROLMENT) or ""), **renewed}
     except (KeyError, ValueError) as error:
         raise _invalid(error) from error
-    changed = replace(enrolment, certificate_pem=renewed["certificate"], authority_pem=renewed["authority"])
+    changed = replace(
+        enrolment,
+        certificate_pem=renewed["certificate"],
+        authority_pem=renewed["authority"],
+        authority_version=renewed["authority_version"],
+    )
     _check(changed)
     folder.write(files.ENROLMENT, json.dumps(fields, indent=2))
     return changed

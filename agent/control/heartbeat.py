@@ -14,6 +14,7 @@ from agent.ads.connection_cutter import ConnectionCutter, ExitAddress
 from agent.config.status import HealthState, StatusBoard, wait
 from agent.control.api_client import ApiUnavailable, RefusedByApi
 from agent.control.orders import Orders
+from agent.control.renewal import Renewal
 from agent.control.signed_client import SignedClient
 from agent.egress.wire_format import serialize_observation
 from agent.envoy.envoy_stats import LoadReader
@@ -38,12 +39,14 @@ class HeartbeatSender:
         orders: Orders | None = None,
         load: LoadReader | None = None,
         cutter: ConnectionCutter | None = None,
+        renewal: Renewal | None = None,
     ) -> None:
         self._client = client
         self._board = board
         self._orders = orders
         self._load = load
         self._cutter = cutter
+        self._renewal = renewal
         self._interval_s = client.enrolment.interval_s
         self._delivered = True
 
@@ -99,6 +102,8 @@ class HeartbeatSender:
         if self._orders is not None:
             self._orders.forget([each["id"] for each in status.get("order_results", ())])
             self._orders.start_new(reply.get("orders"))
+        if self._renewal is not None:
+            self._renewal.note_authority(reply.get("authority_version"), self._interval_s)
         if self._cutter is not None:
             await self._cutter.cut(_parse_exits(reply.get("endpoints_to_cut")))
 

@@ -29,6 +29,8 @@ RETRY_BASE_S: Final = 1.0
 RETRY_LIMIT_S: Final = 300.0
 _CHECK_S: Final = 60.0
 """A host may sleep, or its clock be set: the time that is left is computed anew at least this often."""
+_SPREAD_INTERVALS: Final = 3
+"""The number of intervals of heartbeats over which agents renew when the authority changed."""
 _EARLIEST, _LATEST = 0.6, 0.7
 """The parts of a certificate's lifetime between which it is renewed, so that many agents do not ask at once."""
 
@@ -44,6 +46,8 @@ class Renewal:
         self._failing = False
         self._requested = asyncio.Event()
         self._part = _draw_part()
+        self._spread: asyncio.TimerHandle | None = None
+        """The time at which the renewal for a new version of the authority begins; None: there is no new version."""
 
     @property
     def is_expired(self) -> bool:
@@ -53,9 +57,16 @@ class Renewal:
     def _certificate(self) -> x509.Certificate:
         return x509.load_pem_x509_certificate(self._client.enrolment.certificate_pem.encode())
 
-    def request(self) -> None:
-        """Renew now, whatever time is left."""
-        self._requested.set()
+    def note_authority(self, version: object, interval_s: float) -> None:
+        """Renew within some intervals of heartbeats if the authority has another version than the certificate's.
+
+        The chain that the proxy presents, or the roots that it trusts, are changing then.
+        """
+        if not isinstance(version, str) or not version or version == self._client.enrolment.authority_version:
+            return
+        if self._spread is None:
+            wait_s = random.uniform(0, _SPREAD_INTERVALS * interval_s)  # noqa: S311 - no secret
+            self._spread = asyncio.get_running_loop().call_later(wait_s, self._requested.set)
 
     async def run(self) -> None:
         """Renew the certificate whenever two thirds of its lifetime are over, until cancelled. Raises Deregistered."""
@@ -85,6 +96,7 @@ class Renewal:
         self._failing = False
         self._backoff.reset()
         self._requested.clear()
+        self._spread = None
         self._part = _draw_part()
         log.info("certificate.renewed", expires=f"{self._certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
         return True

@@ -15,8 +15,8 @@ from api.runtime.certificate_cache import CertificateCache
 from api.runtime.heartbeat_sink import HeartbeatSink
 from api.runtime.pending_orders import PendingOrders
 from api.runtime.world_cache import WorldCache
-from model.authority import CertificateAuthority
 from model.connection_table import ConnectionTable
+from model.current_authority import CurrentAuthority
 from model.database import Database
 
 
@@ -45,7 +45,7 @@ class ApiContext:
     """
 
     database: Database
-    authority: CertificateAuthority
+    authority: CurrentAuthority
     clock: Callable[[], datetime]
     heartbeat_sink: HeartbeatSink
     certificate_cache: CertificateCache

@@ -138,11 +138,14 @@ class Plane:
             "id": str(identity.proxy_id),
             "fleet_id": str(identity.fleet_id),
             "certificate": self.certificate,
-            "authority": self.authority.certificate_pem,
+            **self._authority_fields(),
             "xds": {"address": None, "port": self.xds_port},
             "heartbeat": {"interval_s": self.interval_s},
         }
         return web.json_response(given, status=201)
+
+    def _authority_fields(self) -> dict[str, str]:
+        return {"authority": self.authority.certificate_pem, "authority_version": self.authority.version}
 
     def _sign(self, csr: str) -> None:
         assert self.identity is not None
@@ -157,7 +160,7 @@ class Plane:
             return respond(self.to_renewals)
         self.renewals.append(claim.thumbprint)
         self._sign(json.loads(body)["csr"])
-        given = {"certificate": self.certificate, "authority": self.authority.certificate_pem}
+        given = {"certificate": self.certificate, **self._authority_fields()}
         return web.json_response(given, status=201)
 
     async def _receive_heartbeat(self, request: web.Request) -> web.Response:
@@ -184,7 +187,8 @@ class Plane:
             await self.on_stopping()
         if self.to_beats:
             return respond(self.to_beats)
-        return web.json_response({"state": "healthy", "interval_s": self.interval_s}, status=202)
+        reply = {"state": "healthy", "interval_s": self.interval_s, "authority_version": self.authority.version}
+        return web.json_response(reply, status=202)
 
 
 def respond(answer: Answer) -> web.Response:

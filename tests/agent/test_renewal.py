@@ -99,7 +99,7 @@ async def test_certificate_for_another_key_is_not_taken(plane, renewing, until, 
     async with renewing(timedelta(days=1)) as (client, folder, used, _):
         before = folder.read("enrolment.json")
         foreign = issue_server(plane.authority, datetime.now(UTC)).certificate_pem
-        given = {"certificate": foreign, "authority": plane.authority.certificate_pem}
+        given = {"certificate": foreign, "authority": plane.authority.certificate_pem, "authority_version": "2"}
         plane.to_renewals = answer(201, given, "application/json")
         with capture_logs() as logs:
             assert not await Renewal(client, folder, used.append).attempt()

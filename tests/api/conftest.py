@@ -32,6 +32,7 @@ from api.runtime.pending_orders import PendingOrders
 from api.runtime.tokens import digest_of, new_key
 from model import request_signature
 from model.authority import CertificateAuthority, create_authority
+from model.current_authority import CurrentAuthority
 from model.database import Database
 from model.entities import Role
 from model.repositories import join_tokens, operators
@@ -332,7 +333,7 @@ def _make_api(
 ) -> Api:
     context = ApiContext(
         database=database,
-        authority=authority,
+        authority=CurrentAuthority(authority),
         clock=clock,
         heartbeat_sink=HeartbeatSink(database, replica="a", clock=clock),
         certificate_cache=CertificateCache(database),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import APIRouter, Request
 
@@ -33,7 +34,7 @@ from model.unit_of_work import write as begin
 router = APIRouter(tags=["enrolment"], route_class=JsonRoute)
 _PROBLEMS = document_errors(400, 401, 403, 409, 413, 415, 422)
 _RENEWAL_PROBLEMS = document_errors(400, 401, 404, 410, 413, 415, 422)
-_SIGNED = {"security": [{"signature": []}]}
+_SIGNED: dict[str, Any] = {"security": [{"signature": []}]}
 
 
 @router.post("/exits/register", status_code=201, responses=_PROBLEMS)
@@ -85,13 +86,16 @@ async def _renew(kind: str, ref: str, body: RenewalIn, request: Request, context
     async with context.database.session() as session:
         proxy_id = await renewal.authenticate(session, kind, ref, sent, now)
     note_authenticated(request.scope)
+    issuer = _issuer(context)
     async with begin(context.database) as unit:
-        certificate = await renewal.renew(unit, _issuer(context), body.csr, proxy_id, sent, now)
-    return RenewalOut(certificate=certificate, authority=context.authority.certificate_pem)
+        certificate = await renewal.renew(unit, issuer, body.csr, proxy_id, sent, now)
+    return RenewalOut(
+        certificate=certificate, authority=issuer.authority.certificate_pem, authority_version=issuer.authority.version
+    )
 
 
 def _issuer(context: ApiContext) -> Issuer:
-    return Issuer(context.authority, context.leaf_lifetime)
+    return Issuer(context.authority.value, context.leaf_lifetime)
 
 
 async def _read_request(request: Request) -> RegistrationRequest:
@@ -131,7 +135,8 @@ def _show(context: ApiContext, enrolled: Enrolled) -> EnrolmentOut:
         id=enrolled.identity.proxy_id,
         fleet_id=enrolled.identity.fleet_id,
         certificate=enrolled.certificate,
-        authority=context.authority.certificate_pem,
+        authority=enrolled.authority.certificate_pem,
+        authority_version=enrolled.authority.version,
         xds=XdsOut(address=context.xds_address, port=context.xds_port),
         heartbeat=HeartbeatSettingsOut(interval_s=context.heartbeat_interval_s),
     )

@@ -66,7 +66,7 @@ async def renew(
     certificate = await issuer.sign(csr, Identity(proxy.fleet_id, Role(proxy.role), proxy.id), now, renews=True)
     if public_key_of(certificate) != key:
         raise bad_csr("the CSR is for another key than the request is signed with", "use the proxy's own key")
-    await enrolment.record_certificate(unit, proxy.id, certificate, now, signed_at)
+    await enrolment.record_certificate(unit, proxy.id, certificate, issuer.authority, now, signed_at)
     return certificate
 
 

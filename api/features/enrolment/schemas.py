@@ -85,7 +85,10 @@ class RenewalIn(RequestModel):
 
 
 class RenewalOut(ResponseModel):
-    certificate: str = Field(description="The signed certificate in PEM.")
+    certificate: str = Field(description="The signed certificate in PEM, with the chain that the proxy has to present.")
+    authority_version: str = Field(
+        description="The version of the authority. Renew when a heartbeat's reply has another one."
+    )
     authority: str = Field(description="The root certificates in PEM, to verify the xDS server and the other proxies.")
 
 

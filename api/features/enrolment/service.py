@@ -32,6 +32,7 @@ from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate
 from api.kernel.writes import Write
 from model.audit_log import AuditEntry
+from model.authority import CertificateAuthority
 from model.entities import Role
 from model.exit_states import TAKEN_OUT, ExitState
 from model.identity import Identity
@@ -50,10 +51,11 @@ _ADDRESS_FIELDS = {"address", "port", "bind_address", "egress_address"}
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A proxy and its new certificate (PEM). `took_over` tells that the certificates of another key ended."""
+    """A proxy and its new certificate (PEM), with the authority that signed it. `took_over` tells that the certificates of another key ended."""
 
     identity: Identity
     certificate: str
+    authority: CertificateAuthority
     took_over: bool
 
 
@@ -135,15 +137,15 @@ async def _finish(
     token, proxy, identity = registration.token, registration.proxy, registration.identity
     if registration.claim is Claim.TAKEOVER:
         assert proxy is not None, "only a name in use is taken over"
-        await enrolment.replace_certificates(unit, proxy)
+        await enrolment.replace_certificates(unit, proxy, now)
     certificate = await issuer.sign(body.csr, identity, now, renews=body.renews)
-    await enrolment.record_certificate(unit, identity.proxy_id, certificate, now)
+    await enrolment.record_certificate(unit, identity.proxy_id, certificate, issuer.authority, now)
     if registration.claim is not Claim.OWN:  # the repetition of a registration whose reply was lost costs no use
         await use_token(unit.session, token, body.name, now)
     action = "takeover" if registration.claim is Claim.TAKEOVER else "used"
     detail = {"proxy": body.name, "proxy_id": str(identity.proxy_id), "address": registration.request.peer}
     unit.audit(AuditEntry(action, "join-token", str(id_of(token)), token.fleet_id, detail))
-    return Enrolled(identity, certificate, took_over=registration.claim is Claim.TAKEOVER)
+    return Enrolled(identity, certificate, issuer.authority, took_over=registration.claim is Claim.TAKEOVER)
 
 
 async def _pool_of(session: AsyncSession, token: JoinTokenRow, ref: str) -> PoolRow:
