@@ -26,8 +26,10 @@ from agent.config.status import StatusBoard, wait
 from agent.control import log_buffer
 from agent.control.api_client import ApiClient, trust
 from agent.control.enrolment import ensure_enrolled
-from agent.control.heartbeat import Deregistered, HeartbeatSender
+from agent.control.heartbeat import HeartbeatSender
 from agent.control.orders import Handler, OrderFailed, Orders
+from agent.control.renewal import Renewal
+from agent.control.signed_client import Deregistered, SignedClient
 from agent.egress.observer import Observer
 from agent.egress.speed import SpeedTest, SpeedUnknown
 from agent.envoy.admin import Admin, AdminUnreachable
@@ -150,22 +152,21 @@ class _Agent:
             if self._tunnel is not None:
                 await self._tunnel.start(tasks)
             enrolment = await ensure_enrolled(self._settings, self._folder, self._api)
-            self._api = replace(self._api, tls=trust(self._settings, enrolment))
+            client = SignedClient(replace(self._api, tls=trust(self._settings, enrolment)), enrolment)
+            renewal = Renewal(client, self._folder, partial(self._use_certificate, client))
+            if renewal.is_expired:
+                await renewal.attempt()
+                enrolment = client.enrolment
             if self._tunnel is not None:
                 await self._tunnel.kill_switch.allow_control(enrolment.xds)
-            write_secrets(
-                self._folder,
-                key_pem=enrolment.key_pem,
-                certificate_pem=enrolment.certificate_pem,
-                authority_pem=enrolment.authority_pem,
-            )
+            self._write_secrets(enrolment)
             self._relay = Relay(enrolment, self._folder, marked=self._settings.kill_switch)
             await self._relay.start()
             self._enrolment = enrolment
             self._supervisor = EnvoySupervisor(await self._build_command(envoy, enrolment), self._folder, self._board)
             if enrolment.role is Role.EXIT:
                 self._heartbeat = HeartbeatSender(
-                    self._api, enrolment, self._board, orders=orders, load=LoadReader(self._supervisor)
+                    client, self._board, orders=orders, load=LoadReader(self._supervisor), renewal=renewal
                 )
                 tasks.create_task(cut_when_leaking(self._board, self._supervisor), name="leaks")
                 await self._monitor.observe()
@@ -182,11 +183,28 @@ class _Agent:
                     )
             else:
                 cutter = ConnectionCutter(self._relay.record, self._board)
-                self._heartbeat = HeartbeatSender(self._api, enrolment, self._board, cutter=cutter)
+                self._heartbeat = HeartbeatSender(client, self._board, cutter=cutter, renewal=renewal)
                 tasks.create_task(cutter.run(), name="cutter")
                 tasks.create_task(end_unanswered_requests(self._supervisor), name="silent exits")
             tasks.create_task(self._run_envoy(self._supervisor), name="envoy")
             tasks.create_task(self._heartbeat.run(), name="heartbeat")
+            tasks.create_task(renewal.run(), name="renewal")
+
+    def _write_secrets(self, enrolment: Enrolment) -> None:
+        """Write the files with key and certificates that Envoy watches. Raises StateDirUnusable."""
+        write_secrets(
+            self._folder,
+            key_pem=enrolment.key_pem,
+            certificate_pem=enrolment.certificate_pem,
+            authority_pem=enrolment.authority_pem,
+        )
+
+    def _use_certificate(self, client: SignedClient, enrolment: Enrolment) -> None:
+        """Use a renewed certificate from now on, without a restart or a drain. Raises StateDirUnusable."""
+        self._write_secrets(enrolment)
+        if self._relay is not None:
+            self._relay.use(enrolment)
+        client.use(enrolment, trust(self._settings, enrolment))
 
     def _build_handlers(self) -> Mapping[str, Handler]:
         """Return the handlers of operators' orders."""

@@ -32,7 +32,7 @@ from model.embedded_postgres import embedded_server
 from model.entities import Role
 from model.exit_states import ExitState
 from model.identity import Identity
-from model.repositories import enrolment
+from model.repositories import authorities
 from model.schema_version import upgrade
 from model.settings import Settings
 from model.tables import ExitRow, FleetRow, ListenerRow, PoolRow, ProxyRow
@@ -254,7 +254,7 @@ async def open_testbed() -> AsyncIterator[Testbed]:
             try:
                 await upgrade(database)
                 async with database.session() as session:
-                    authority = await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
+                    authority = await authorities.ensure(session, lambda: create_authority(datetime.now(UTC)))
                 yield Testbed(folder, url, database, authority)
             finally:
                 await database.close()

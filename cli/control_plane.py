@@ -45,9 +45,10 @@ from keeper.counters import KeeperCounters
 from keeper.exit_health import HealthThresholds
 from keeper.keeper import run_keeper
 from model import key_file
-from model.authority import CertificateAuthority, create_authority
+from model.authority import create_authority
 from model.connection_table import ConnectionLimits, ConnectionTable
 from model.container_policy import read_policy
+from model.current_authority import CurrentAuthority
 from model.database import Database
 from model.descriptors import raise_limit
 from model.embedded_postgres import embedded_server
@@ -55,8 +56,7 @@ from model.encryption import Keyring
 from model.endpoint import Endpoint, parse_endpoint
 from model.errors import ExitplaneError
 from model.log_levels import LogLevels
-from model.repositories import enrolment, sealed_values
-from model.request_signature import thumbprint_of
+from model.repositories import authorities, sealed_values
 from model.schema_version import check_migration, upgrade
 from model.settings import BadSettings, Settings, read_settings
 from model.telemetry.collector import collector_of
@@ -71,7 +71,6 @@ if TYPE_CHECKING:
     from model.telemetry.span_export import SpanExport
 log = structlog.get_logger()
 API_STOP_S = 3
-_INSTANCE_LENGTH = 16
 _ACCEPTS_PER_TURN = 16
 """Connections accepted in one turn of the loop. libuv accepts one for each listening handle, so with a single handle new
 connections of a busy replica wait for seconds."""
@@ -207,7 +206,8 @@ async def open_control_plane(
     configuration is to be checked with Envoy.
     """
     async with database.session() as session:
-        authority = await enrolment.ensure_authority(session, lambda: create_authority(_now()))
+        authority = CurrentAuthority(await authorities.ensure(session, lambda: create_authority(_now())))
+        instance = await authorities.instance_name(session)
     certificate = ApiCertificate(_certificate_source(settings, authority), _now) if settings.serves_tls else None
     connections = settings.connection_limits(raise_limit())
     replica = uuid4()
@@ -231,8 +231,9 @@ async def open_control_plane(
             metrics_address=settings.metrics_target,
         ) as xds,
         _gc_tuning(xds),
+        _following(database, authority),
         _keeper(database, settings, keeper),
-        _containers(database, authority, settings),
+        _containers(database, authority, instance, settings),
         _certificate_folders(database, settings),
         _api(settings, connections, database, authority, xds, certificate, sockets) as context,
         serve_metrics(
@@ -271,6 +272,16 @@ async def _gc_tuning(xds: XdsServer) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def _following(database: Database, authority: CurrentAuthority) -> AsyncIterator[None]:
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(authority.run(database, _now), name="authority")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+@asynccontextmanager
 async def _keeper(database: Database, settings: Settings, counters: KeeperCounters) -> AsyncIterator[None]:
     thresholds = HealthThresholds(
         unreachable_after=timedelta(seconds=settings.silence_timeout_s),
@@ -285,7 +296,9 @@ async def _keeper(database: Database, settings: Settings, counters: KeeperCounte
 
 
 @asynccontextmanager
-async def _containers(database: Database, authority: CertificateAuthority, settings: Settings) -> AsyncIterator[None]:
+async def _containers(
+    database: Database, authority: CurrentAuthority, instance: str, settings: Settings
+) -> AsyncIterator[None]:
     """Run the keeper of containers while the block lasts, if this replica has a container engine. Raises BadSettings."""
     if settings.container_engine is None:
         yield
@@ -296,12 +309,12 @@ async def _containers(database: Database, authority: CertificateAuthority, setti
             hint="set it to the URL under which containers reach this API",
         )
     context = SpecContext(
-        instance=thumbprint_of(authority.certificate_pem)[:_INSTANCE_LENGTH],
+        instance=instance,
         api=settings.container_api,
         secrets=settings.container_secrets,
         policy=read_policy(settings.container_policy),
         sees_secrets=settings.container_engine.startswith("unix:"),
-        api_ca=authority.certificate_pem if settings.issues_api_certificate else None,
+        api_ca=authority.value.certificate_pem if settings.issues_api_certificate else None,
     )
     async with asyncio.TaskGroup() as tasks:
         work = run_containers(database, settings.container_engine, context, _now)
@@ -332,7 +345,7 @@ async def _api(
     settings: Settings,
     connections: ConnectionLimits,
     database: Database,
-    authority: CertificateAuthority,
+    authority: CurrentAuthority,
     xds: XdsServer,
     certificate: ApiCertificate | None,
     sockets: list[socket.socket],
@@ -369,7 +382,7 @@ async def _api(
                 task.cancel()
 
 
-def _certificate_source(settings: Settings, authority: CertificateAuthority) -> CertificateSource:
+def _certificate_source(settings: Settings, authority: CurrentAuthority) -> CertificateSource:
     certificate, key = settings.api_tls_certificate_file, settings.api_tls_key_file
     if certificate is None or key is None:
         return IssuedCertificate(authority, settings.api_hosts)
@@ -379,7 +392,7 @@ def _certificate_source(settings: Settings, authority: CertificateAuthority) -> 
 def _context(
     settings: Settings,
     database: Database,
-    authority: CertificateAuthority,
+    authority: CurrentAuthority,
     xds: XdsServer,
     probe: AcceptProbe,
     table: ConnectionTable[BoundedProtocol],
@@ -398,6 +411,7 @@ def _context(
         xds_port=advertised.port if advertised else xds.ports[0],
         heartbeat_interval_s=settings.heartbeat_interval_s,
         silence_timeout=timedelta(seconds=settings.silence_timeout_s),
+        leaf_lifetime=timedelta(hours=settings.certificate_hours),
         allows_local_parents=settings.local_parents,
         container_policy=read_policy(settings.container_policy),
         certificate_folder=settings.certificate_folder,

@@ -23,6 +23,7 @@ from model.database import Database
 from model.entities import WeighBy
 from model.exit_states import SERVING, ExitState
 from model.repositories import (
+    authorities,
     clock_skew,
     enrolment,
     exit_history,
@@ -240,6 +241,8 @@ class Keeper:
             await exit_history.prune(session, before=now - KEEP_HISTORY_FOR)
             await orders.prune(session, before=now - KEEP_ORDERS_FOR)
             await enrolment.forget_removed(session, now)
+            await enrolment.forget_expired(session, now)
+            await authorities.forget_revoked(session, now)
         async with write(self._database) as unit:
             await retention.prune_groups(unit, before=now - KEEP_REJECTIONS_FOR)
             await rollout.forget_rejections_of_absent(unit, since=now - ABSENT_AFTER, now=now)

@@ -24,6 +24,7 @@ from api.runtime.tokens import digest_of, new_key
 from client import Client
 from model.authority import CertificateAuthority, create_authority
 from model.container_policy import ContainerPolicy
+from model.current_authority import CurrentAuthority
 from model.database import Database
 from model.repositories import operators
 from model.tables import ApiKeyRow, OperatorRow
@@ -69,7 +70,7 @@ async def run_api(
         await operators.save(session, kept)
     context = ApiContext(
         database=database,
-        authority=authority,
+        authority=CurrentAuthority(authority),
         clock=clock,
         heartbeat_sink=HeartbeatSink(database, replica="a", clock=clock),
         certificate_cache=CertificateCache(database),

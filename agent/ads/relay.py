@@ -81,6 +81,10 @@ class Relay:
         """The configuration that Envoy accepted."""
         return self._record
 
+    def use(self, enrolment: Enrolment) -> None:
+        """Open new streams to the control plane with another certificate. The one that is open goes on."""
+        self._upstream.use(enrolment)
+
     async def start(self) -> None:
         """Listen. Raises SocketUnusable."""
         self._folder.remove(files.SOCKET)  # a killed agent leaves its socket behind

@@ -57,21 +57,63 @@ class Denied(Exception):
         self.details = details
 
 
-class Upstream:
-    """Opens streams to the control plane, and tracks whether it is reachable. `target` replaces its address."""
+class _Channel:
+    """A gRPC channel with one certificate. Once it is retired, it closes with its last stream."""
 
-    def __init__(self, enrolment: Enrolment, target: str | None = None) -> None:
+    def __init__(self, enrolment: Enrolment, target: str) -> None:
         credentials = grpc.ssl_channel_credentials(
             root_certificates=enrolment.authority_pem.encode(),
             private_key=enrolment.key_pem.encode(),
             certificate_chain=enrolment.certificate_pem.encode(),
         )
-        self._channel = grpc.aio.secure_channel(target or str(enrolment.xds), credentials, options=_OPTIONS)
-        self._start_stream = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
+        self._channel = grpc.aio.secure_channel(target, credentials, options=_OPTIONS)
+        self._start = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")
+        self._streams = 0
+        self._retired = False
+        self._closing: asyncio.Task[None] | None = None
+
+    def start_stream(self) -> Call:
+        call = self._start()
+        self._streams += 1
+        call.add_done_callback(self._note_end)
+        return call
+
+    async def connect(self) -> None:
+        await self._channel.channel_ready()
+
+    def retire(self) -> None:
+        self._retired = True
+        self._close_unused()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    def _note_end(self, _: Call) -> None:
+        self._streams -= 1
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._retired and self._streams == 0 and self._closing is None:
+            self._closing = asyncio.create_task(self._channel.close())
+
+
+class Upstream:
+    """Opens streams to the control plane, and tracks whether it is reachable. `target` replaces its address."""
+
+    def __init__(self, enrolment: Enrolment, target: str | None = None) -> None:
+        self._target = target or str(enrolment.xds)
+        self._channel = _Channel(enrolment, self._target)
+        self._former: list[_Channel] = []
         self._backoff = Backoff(PROBE_BASE_S, PROBE_LIMIT_S)
         self._unreachable = False
         self._ready_stream: Call | None = None
         """A stream that was accepted by `wait_until_reachable` and not used yet."""
+
+    def use(self, enrolment: Enrolment) -> None:
+        """Open new streams with another certificate. Those that are open go on."""
+        self._former.append(self._channel)
+        self._channel.retire()
+        self._channel = _Channel(enrolment, self._target)
 
     async def open_stream(self) -> Call | None:
         """Open a stream; None if the control plane is unreachable."""
@@ -80,7 +122,7 @@ class Upstream:
             return ready
         if not self._unreachable and not await self._connect():
             self.mark_unreachable("it cannot be reached")
-        return None if self._unreachable else self._start_stream()
+        return None if self._unreachable else self._channel.start_stream()
 
     async def wait_until_reachable(self) -> None:
         """Wait until the control plane accepts a stream, which the next `open_stream` returns. Raises Denied."""
@@ -104,20 +146,21 @@ class Upstream:
 
     async def close(self) -> None:
         self._drop_ready_stream()
-        await self._channel.close()
+        for each in (*self._former, self._channel):
+            await each.close()
 
     async def _connect(self) -> bool:
         """Connect, if not connected; return whether that worked in time."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self._channel.channel_ready()
+                await self._channel.connect()
         except TimeoutError:
             return False
         return True
 
     async def _try_stream(self) -> Call | None:
         """Open a stream; None if it is refused at once. Raises Denied."""
-        call = self._start_stream()
+        call = self._channel.start_stream()
         ended = asyncio.Event()
         call.add_done_callback(lambda _: ended.set())
         try:

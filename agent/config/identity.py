@@ -25,3 +25,5 @@ class Enrolment:
     authority_pem: str
     xds: Endpoint
     interval_s: float
+    authority_version: str = ""
+    """The version of the authority that came with the certificate; empty: a control plane of 0.1.0 signed it."""

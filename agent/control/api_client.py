@@ -60,10 +60,10 @@ def open_context(authorities: Iterable[str], *, system: bool) -> ssl.SSLContext:
 
 
 def trust(settings: AgentSettings, enrolment: Enrolment | None = None) -> ssl.SSLContext:
-    """Return a context that trusts the authority of --api-ca; without one the system's, and that of the enrolment."""
-    if settings.api_ca is not None:
-        return open_context([settings.api_ca], system=False)
-    return open_context([enrolment.authority_pem] if enrolment else [], system=True)
+    """Return a context that trusts the authority of --api-ca, or the system's, and after the enrolment the control plane's."""
+    given = [settings.api_ca] if settings.api_ca is not None else []
+    own = [enrolment.authority_pem] if enrolment is not None else []
+    return open_context([*given, *own], system=settings.api_ca is None)
 
 
 @dataclass(frozen=True, slots=True)

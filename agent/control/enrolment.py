@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -91,7 +92,7 @@ def _ensure_key(folder: StateDir) -> str:
     return key_pem
 
 
-def _build_csr(key_pem: str) -> str:
+def build_csr(key_pem: str) -> str:
     """Build a CSR without names, because the control plane assigns the identity."""
     try:
         key = serialization.load_pem_private_key(key_pem.encode(), password=None)
@@ -110,9 +111,10 @@ async def _register(settings: AgentSettings, api: ApiClient, key_pem: str) -> Ma
     path = f"{PATHS[settings.role]}/register"
     request = {
         "join_token": read_token(settings.token_file),
-        "csr": _build_csr(key_pem),
+        "csr": build_csr(key_pem),
         "name": settings.name,
         "version": exitplane_version(),
+        "renews": True,
         **_build_placement(settings),
     }
     body = json.dumps(request).encode()
@@ -164,17 +166,48 @@ def _parse(fields: Mapping[str, Any], key_pem: str, api_host: str | None) -> Enr
             # without an address the xDS server has the host of the API
             xds=Endpoint(str(xds["address"] or api_host or fields["api_host"]), int(xds["port"])),
             interval_s=float(fields["heartbeat"]["interval_s"]),
-        )
-        x509.load_pem_x509_certificate(enrolment.authority_pem.encode())
-        own_key = serialization.load_pem_private_key(key_pem.encode(), password=None).public_key()
-        matches = (
-            public_key_of(enrolment.certificate_pem)
-            == own_key.public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            ).decode()
+            authority_version=str(fields.get("authority_version", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadEnrolment(f"the enrolment is invalid ({type(error).__name__}: {error})", hint="check --api") from error
+        raise _invalid(error) from error
+    _check(enrolment)
+    return enrolment
+
+
+def store_renewal(folder: StateDir, enrolment: Enrolment, reply: Mapping[str, Any]) -> Enrolment:
+    """Write the API's answer to a renewal into the state folder, and return the new enrolment.
+
+    Raises BadEnrolment and StateDirUnusable. Then the folder is as it was.
+    """
+    try:
+        renewed = {name: str(reply[name]) for name in ("certificate", "authority", "authority_version")}
+        fields = {**json.loads(folder.read(files.ENROLMENT) or ""), **renewed}
+    except (KeyError, ValueError) as error:
+        raise _invalid(error) from error
+    changed = replace(
+        enrolment,
+        certificate_pem=renewed["certificate"],
+        authority_pem=renewed["authority"],
+        authority_version=renewed["authority_version"],
+    )
+    _check(changed)
+    folder.write(files.ENROLMENT, json.dumps(fields, indent=2))
+    return changed
+
+
+def _check(enrolment: Enrolment) -> None:
+    """Check that the certificate is for the agent's key, and the authority is one. Raises BadEnrolment."""
+    try:
+        x509.load_pem_x509_certificates(enrolment.authority_pem.encode())
+        own_key = serialization.load_pem_private_key(enrolment.key_pem.encode(), password=None).public_key()
+        key_form = serialization.PublicFormat.SubjectPublicKeyInfo
+        own = own_key.public_bytes(serialization.Encoding.PEM, key_form).decode()
+        matches = public_key_of(enrolment.certificate_pem) == own
+    except (TypeError, ValueError, AttributeError) as error:
+        raise _invalid(error) from error
     if not matches:
         raise BadEnrolment("the certificate is for another key", hint="remove the state folder to enrol anew")
-    return enrolment
+
+
+def _invalid(error: Exception) -> BadEnrolment:
+    return BadEnrolment(f"the enrolment is invalid ({type(error).__name__}: {error})", hint="check --api")

@@ -10,7 +10,9 @@ _PUBLIC_PATHS: Final = {
         r"/health(/ready|/startup)?|/docs|/swagger-ui/[^/]+|/openapi\.json|/api/v1/auth/oidc/(login|callback)"
     ),
     # proxies send a join token or a signature; a caller who logs in or refreshes has no access token yet
-    "POST": re.compile(r"/api/v1/(exits|proxies)/(register|[^/]+/heartbeat)|/api/v1/auth/(login|refresh)"),
+    "POST": re.compile(
+        r"/api/v1/(exits|proxies)/(register|[^/]+/(heartbeat|certificate))|/api/v1/auth/(login|refresh)"
+    ),
 }
 
 

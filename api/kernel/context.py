@@ -17,9 +17,9 @@ from api.runtime.certificate_cache import CertificateCache
 from api.runtime.heartbeat_sink import HeartbeatSink
 from api.runtime.pending_orders import PendingOrders
 from api.runtime.world_cache import WorldCache
-from model.authority import CertificateAuthority
 from model.connection_table import ConnectionTable
 from model.container_policy import ContainerPolicy
+from model.current_authority import CurrentAuthority
 from model.database import Database
 
 
@@ -42,13 +42,13 @@ class ApiContext:
 
     `clock` returns aware datetimes. `xds_address` is the host that proxies dial (None: the host at which they reached the
     API) and `xds_port` its port. A proxy that is silent for longer than `silence_timeout` does not count as connected.
-    With `allows_local_parents` operators may declare parents on their exits' own hosts. `container_policy` says what
-    fleets may use in containers. `readiness_checks` has a check for each
+    Certificates of agents that renew them are valid for `leaf_lifetime`. With `allows_local_parents` operators may declare parents
+    on their exits' own hosts. `container_policy` says what fleets may use in containers. `readiness_checks` has a check for each
     other component of this process, by the component's name, and `connection_tables` has the connections of each listener.
     """
 
     database: Database
-    authority: CertificateAuthority
+    authority: CurrentAuthority
     clock: Callable[[], datetime]
     heartbeat_sink: HeartbeatSink
     certificate_cache: CertificateCache
@@ -57,6 +57,7 @@ class ApiContext:
     xds_port: int
     heartbeat_interval_s: float = 10
     silence_timeout: timedelta = timedelta(seconds=30)
+    leaf_lifetime: timedelta = timedelta(hours=24)
     allows_local_parents: bool = False
     container_policy: ContainerPolicy = field(default_factory=ContainerPolicy)
     certificate_folder: Path | None = None

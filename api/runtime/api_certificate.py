@@ -17,7 +17,8 @@ from typing import Final, Protocol
 import structlog
 from cryptography import x509
 
-from model.authority import LEAF_LIFETIME, CertificateAuthority, KeyPair, issue_server
+from model.authority import KeyPair, issue_server
+from model.current_authority import CurrentAuthority
 from model.errors import ExitplaneError
 
 log = structlog.get_logger()
@@ -38,17 +39,21 @@ class CertificateSource(Protocol):
 
 @dataclass(slots=True)
 class IssuedCertificate:
-    """Certificates that the authority issues for the hosts of the API, each for two thirds of its lifetime."""
+    """Certificates that the authority issues for the hosts of the API, each for two thirds of its lifetime, or until a rotation."""
 
-    authority: CertificateAuthority
+    authority: CurrentAuthority
     hosts: Iterable[str]
-    _issued_at: datetime | None = None
+    _version: str = ""
+    _renew_at: datetime | None = None
 
     def read_changed(self, now: datetime) -> KeyPair | None:
-        if self._issued_at is not None and now - self._issued_at < LEAF_LIFETIME * 2 / 3:
+        authority = self.authority.value
+        if authority.version == self._version and self._renew_at is not None and now < self._renew_at:
             return None
-        self._issued_at = now
-        return issue_server(self.authority, now, self.hosts)
+        pair = issue_server(authority, now, self.hosts)
+        expires = x509.load_pem_x509_certificate(pair.certificate_pem.encode()).not_valid_after_utc
+        self._version, self._renew_at = authority.version, now + (expires - now) * 2 / 3
+        return pair
 
 
 @dataclass(slots=True)

@@ -13,8 +13,8 @@ from sqlmodel import SQLModel
 
 from model.database import Database
 from model.encryption import Keyring, from_text, id_in, to_text
+from model.repositories.authorities import CURRENT
 from model.sealed_columns import SealedBytes, SealedText
-from model.tables import AuthorityRow
 
 KeyCounts: TypeAlias = Counter[str | None]
 """Numbers of stored secrets by the id of the key that sealed them; None for those in clear."""
@@ -54,7 +54,7 @@ def _columns() -> Iterator[_SealedColumn]:
                 yield _SealedColumn(table, column)
 
 
-(_AUTHORITY,) = (each for each in _columns() if each.table.name == AuthorityRow.__tablename__)
+(_AUTHORITY,) = (each for each in _columns() if each.purpose == "authority.key")
 
 
 async def count_by_key(database: Database) -> KeyCounts:
@@ -123,5 +123,7 @@ async def adopt(database: Database, keyring: Keyring) -> bool:
 async def _read_first(database: Database) -> bytes | None:
     """Read the authority's key as it is stored; the first start of a control plane stores it before all other secrets."""
     async with database.snapshot() as session:
-        stored = (await session.execute(select(_AUTHORITY.stored))).scalar_one_or_none()
+        stored = (
+            await session.execute(select(_AUTHORITY.stored).where(_AUTHORITY.table.c.id == CURRENT))
+        ).scalar_one_or_none()
     return None if stored is None else _AUTHORITY.read(stored)

@@ -6,7 +6,13 @@ from sqlmodel import SQLModel
 
 from model.tables.change_rows import AuditHeadRow, AuditRow, ChangeRow, RevisionRow
 from model.tables.container_rows import ContainerCommandRow, ContainerEngineRow, ContainerPoolRow, ContainerRow
-from model.tables.enrolment_rows import AuthorityRow, CertificateRow, JoinTokenRow, TrustedAuthorityRow
+from model.tables.enrolment_rows import (
+    AuthorityRow,
+    CertificateRow,
+    JoinTokenRow,
+    RevokedCertificateRow,
+    TrustedAuthorityRow,
+)
 from model.tables.fleet_rows import (
     FleetAuthorityRow,
     FleetRow,
@@ -77,6 +83,7 @@ __all__ = [
     "RemovedProxyRow",
     "ReplicaRow",
     "RevisionRow",
+    "RevokedCertificateRow",
     "RolloutOverrideRow",
     "RolloutRow",
     "RoutePoolRow",

@@ -24,6 +24,9 @@ class AuthorityRow(SQLModel, table=True):
     id: int = Field(default=1, primary_key=True)
     certificate: str
     key: str = Field(sa_column=sealed_text("authority.key"))
+    chain: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    root_key: str | None = Field(default=None, sa_column=sealed_text("authority.root_key", nullable=True))
+    instance: str = Field(default="", sa_column_kwargs={"server_default": ""})
 
 
 class TrustedAuthorityRow(SQLModel, table=True):
@@ -44,6 +47,27 @@ class CertificateRow(SQLModel, table=True):
     proxy_id: UUID = Field(foreign_key="proxy.id", index=True, ondelete="CASCADE")
     public_key: str
     issued_at: datetime = Field(sa_column=timestamp())
+    expires_at: datetime = Field(sa_column=timestamp())
+    signed_at: datetime | None = Field(default=None, sa_column=_moment())
+    """The time of the signature of the renewal that it answers; None: it answers a registration."""
+    revoked_at: datetime | None = Field(default=None, sa_column=_moment())
+    """The time of the takeover that ended it."""
+    issuer: str | None = None
+    """The id of the issuer's key, in hexadecimal; None: release 0.1.0 signed it."""
+    serial: str | None = None
+    """Its serial number, in hexadecimal."""
+    authority: str | None = None
+    """The version of the authority that the proxy got with it."""
+
+
+class RevokedCertificateRow(SQLModel, table=True):
+    """A valid certificate of a proxy that was removed. A trigger writes it, so that no writer can forget to."""
+
+    __tablename__ = "revoked_certificate"
+
+    issuer: str = Field(primary_key=True)
+    serial: str = Field(primary_key=True)
+    at: datetime = Field(sa_column=timestamp())
     expires_at: datetime = Field(sa_column=timestamp())
 
 

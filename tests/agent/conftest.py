@@ -45,7 +45,7 @@ def _long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(f"agent.{name}", PATIENCE_S)
     monkeypatch.setattr("agent.net.dns_client.WAITS_S", (PATIENCE_S, PATIENCE_S))
-    for name in ("envoy.admin._TIMEOUT", "control.heartbeat.TIMEOUT"):
+    for name in ("envoy.admin._TIMEOUT", "control.signed_client.TIMEOUT"):
         monkeypatch.setattr(f"agent.{name}", aiohttp.ClientTimeout(total=PATIENCE_S))
 
 
@@ -87,8 +87,15 @@ class Plane:
     """The newest signature that it knows. It refuses those that are not newer."""
     signed: list[datetime] = field(default_factory=list)
     """The times of accepted signatures."""
+    lifetime: timedelta = timedelta(days=365)
+    """The lifetime of the certificates that it signs from now on."""
+    renewals: list[str] = field(default_factory=list)
+    """The thumbprints of certificates that were to be renewed."""
+    to_renewals: Answer | None = None
     on_stopping: Callable[[], Awaitable[None]] | None = None
     certificate: str = ""
+    """The newest certificate that it signed."""
+    identity: Identity | None = None
     runner: web.AppRunner | None = None
     tls: ssl.SSLContext | None = None
     port: int = 0
@@ -106,6 +113,7 @@ class Plane:
         app = web.Application()
         app.router.add_post("/api/v1/{kind}/register", self._enrol)
         app.router.add_post("/api/v1/{kind}/{id}/heartbeat", self._receive_heartbeat)
+        app.router.add_post("/api/v1/{kind}/{id}/certificate", self._renew)
         self.runner = web.AppRunner(app)
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", self.port, ssl_context=self.tls, reuse_port=True)
@@ -124,22 +132,41 @@ class Plane:
         if self.instead:
             return respond(self.instead.pop(0))
         role = Role.EXIT if request.match_info["kind"] == "exits" else Role.GATEWAY
-        identity = Identity(UUID(int=1), role, uuid4())
-        self.certificate = sign_request(self.authority, body["csr"], identity, datetime.now(UTC))
+        self.identity = identity = Identity(UUID(int=1), role, uuid4())
+        self._sign(body["csr"])
         given = {
             "id": str(identity.proxy_id),
             "fleet_id": str(identity.fleet_id),
             "certificate": self.certificate,
-            "authority": self.authority.certificate_pem,
+            **self._authority_fields(),
             "xds": {"address": None, "port": self.xds_port},
             "heartbeat": {"interval_s": self.interval_s},
         }
         return web.json_response(given, status=201)
 
+    def _authority_fields(self) -> dict[str, str]:
+        return {"authority": self.authority.certificate_pem, "authority_version": self.authority.version}
+
+    def _sign(self, csr: str) -> None:
+        assert self.identity is not None
+        self.certificate = sign_request(self.authority, csr, self.identity, datetime.now(UTC), self.lifetime)
+
+    async def _renew(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        claim = request_signature.read(request.headers["Authorization"])
+        key = request_signature.public_key_of(self.certificate)
+        request_signature.verify(claim, key, request.path, body, datetime.now(UTC) + self.ahead)
+        if self.to_renewals:
+            return respond(self.to_renewals)
+        self.renewals.append(claim.thumbprint)
+        self._sign(json.loads(body)["csr"])
+        given = {"certificate": self.certificate, **self._authority_fields()}
+        return web.json_response(given, status=201)
+
     async def _receive_heartbeat(self, request: web.Request) -> web.Response:
         body = await request.read()
         claim = request_signature.read(request.headers["Authorization"])
-        assert claim.thumbprint == request_signature.thumbprint_of(self.certificate)
+        assert claim.thumbprint in {*self.renewals, request_signature.thumbprint_of(self.certificate)}
         now = datetime.now(UTC) + self.ahead
         try:
             key = request_signature.public_key_of(self.certificate)
@@ -160,7 +187,8 @@ class Plane:
             await self.on_stopping()
         if self.to_beats:
             return respond(self.to_beats)
-        return web.json_response({"state": "healthy", "interval_s": self.interval_s}, status=202)
+        reply = {"state": "healthy", "interval_s": self.interval_s, "authority_version": self.authority.version}
+        return web.json_response(reply, status=202)
 
 
 def respond(answer: Answer) -> web.Response:

@@ -13,7 +13,8 @@ from agent.config.state_dir import StateDir
 from agent.config.status import HealthState, Observation, StatusBoard
 from agent.control.api_client import ApiClient
 from agent.control.enrolment import ensure_enrolled
-from agent.control.heartbeat import Deregistered, HeartbeatSender, Replaced
+from agent.control.heartbeat import HeartbeatSender
+from agent.control.signed_client import Deregistered, Replaced, SignedClient
 from model.entities import Role
 
 LONG_S = 300.0
@@ -30,7 +31,7 @@ def sending(http, make_settings):
         folder = StateDir(settings.state)
         with folder.locked():
             enrolment = await ensure_enrolled(settings, folder, ApiClient(http, settings.api))
-        sender = HeartbeatSender(ApiClient(http, settings.api), enrolment, board)
+        sender = HeartbeatSender(SignedClient(ApiClient(http, settings.api), enrolment), board)
         task = asyncio.create_task(sender.run())
         yield enrolment, task
         task.cancel()
@@ -231,7 +232,7 @@ async def test_signatures_are_newer_when_clock_is_set_back(plane, sending, until
     """The host's clock stands still, and then goes back by a minute."""
     times = iter([NOON, NOON, NOON - timedelta(minutes=1)])
     plane.ahead = NOON - datetime.now(UTC)
-    monkeypatch.setattr(HeartbeatSender, "_now", lambda _: next(times, NOON))
+    monkeypatch.setattr(SignedClient, "now", lambda _: next(times, NOON))
     async with sending(Role.EXIT, a_board()):
         await until(lambda: len(plane.signed) >= 3)
     assert plane.signed[:3] == [NOON + timedelta(microseconds=each) for each in range(3)]

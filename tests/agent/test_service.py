@@ -15,7 +15,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from structlog.testing import capture_logs
 
 from agent.config.state_dir import StateDirUnusable
-from agent.control.heartbeat import Deregistered
+from agent.control.signed_client import Deregistered
 from agent.envoy.supervisor import EnvoyMissing
 from agent.vpn.tunnel_health import HealthProbe
 from model.entities import Role

@@ -33,6 +33,7 @@ from api.runtime.tokens import digest_of, new_key
 from model import request_signature
 from model.authority import CertificateAuthority, create_authority
 from model.container_policy import ContainerPolicy
+from model.current_authority import CurrentAuthority
 from model.database import Database
 from model.entities import Role
 from model.repositories import join_tokens, operators
@@ -204,6 +205,18 @@ class FakeProxy:
             self.id, self.certificate = self.enrolled["id"], self.enrolled["certificate"]
         return reply
 
+    async def renew(self, *, signer: FakeProxy | None = None, path: str | None = None, **fields: Any) -> ApiReply:
+        """Renew the certificate, with a request that `signer` signs, or this proxy."""
+        path = path or f"/api/v1/{self.collection}/{self.id}/certificate"
+        body = jsonlib.dumps({"csr": self.csr} | fields).encode()
+        reply = await self.send_signed(path, body, (signer or self).sign(body, path))
+        if reply.status == 201:
+            self.certificate = reply.json["certificate"]
+        return reply
+
+    async def send_signed(self, path: str, body: bytes, headers: dict[str, str]) -> ApiReply:
+        return await self.api.anonymous("POST", path, body=body, headers=headers, peer="203.0.113.9")
+
     async def beat(self, *, path: str | None = None, signed_path: str | None = None, **fields: Any) -> ApiReply:
         """Send a heartbeat to `path`, signed for `signed_path`. `fields` override its body."""
         report = {"tunnel": "up", "envoy": "up", "stopping": False, "reason": "", "version": "1"} | fields
@@ -321,7 +334,7 @@ def _make_api(
 ) -> Api:
     context = ApiContext(
         database=database,
-        authority=authority,
+        authority=CurrentAuthority(authority),
         clock=clock,
         heartbeat_sink=HeartbeatSink(database, replica="a", clock=clock),
         certificate_cache=CertificateCache(database),

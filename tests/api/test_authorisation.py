@@ -63,6 +63,8 @@ TABLE = {
     **{("POST", f"{BASE}/{name}/register"): NOBODY for name in ("exits", "proxies")},
     ("POST", f"{BASE}/exits/{{exit_id}}/heartbeat"): NOBODY,
     ("POST", f"{BASE}/proxies/{{proxy_id}}/heartbeat"): NOBODY,
+    ("POST", f"{BASE}/exits/{{exit_id}}/certificate"): NOBODY,
+    ("POST", f"{BASE}/proxies/{{proxy_id}}/certificate"): NOBODY,
     ("GET", f"{BASE}/auth/me"): ANYBODY,
     **{("POST", f"{BASE}/auth/{name}"): LOGIN for name in ("logout", "password", "totp", "totp/confirm")},
     ("DELETE", f"{BASE}/auth/totp"): LOGIN,

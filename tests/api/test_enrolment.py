@@ -48,7 +48,9 @@ async def test_enrolling_exit_is_declared_and_gets_certificate(demo, make_proxy,
 async def test_certificate_has_requested_key_and_authority_signature(exit_proxy):
     certificate = x509.load_pem_x509_certificate(exit_proxy.certificate.encode())
     assert certificate.public_key() == exit_proxy.key.public_key()
-    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(exit_proxy.enrolled["authority"].encode()))
+    _, intermediate = x509.load_pem_x509_certificates(exit_proxy.certificate.encode())
+    certificate.verify_directly_issued_by(intermediate)
+    intermediate.verify_directly_issued_by(x509.load_pem_x509_certificate(exit_proxy.enrolled["authority"].encode()))
 
 
 async def test_enrolling_gateway_joins_fleet_of_its_token(demo, make_proxy, make_token):

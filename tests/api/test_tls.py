@@ -18,6 +18,7 @@ from api.runtime.accept_probe import AcceptProbe
 from api.runtime.api_certificate import ApiCertificate, BadCertificate, CertificateFiles, IssuedCertificate
 from model.authority import LEAF_LIFETIME, create_authority, issue_server
 from model.connection_table import ConnectionLimits, ConnectionTable
+from model.current_authority import CurrentAuthority
 
 
 def on_uvloop(test):
@@ -121,7 +122,7 @@ async def serial_number(server, authority):
 
 @pytest.fixture
 def issued(authority, clock):
-    return ApiCertificate(IssuedCertificate(authority, ["localhost", "127.0.0.1", "::1"]), clock)
+    return ApiCertificate(IssuedCertificate(CurrentAuthority(authority), ["localhost", "127.0.0.1", "::1"]), clock)
 
 
 @on_uvloop
@@ -206,7 +207,7 @@ def test_unusable_files_leave_the_last_certificate(files, authority, now, clock)
 
 def test_issued_certificate_is_renewed_before_it_ends(authority, now):
     clock = ManualClock(now)
-    certificate = ApiCertificate(IssuedCertificate(authority, []), clock)
+    certificate = ApiCertificate(IssuedCertificate(CurrentAuthority(authority), []), clock)
     used = certificate.context
     clock.now = now + LEAF_LIFETIME / 2
     certificate.refresh()

@@ -11,7 +11,7 @@ import pytest
 from model.authority import create_authority
 from model.database import Database
 from model.encryption import KEY_BYTES, Keyring
-from model.repositories import enrolment
+from model.repositories import authorities
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ async def secret_in_clear(database_url):
     keyring.sealing = False
     database = Database(database_url, keyring=keyring, pool_size=1)
     async with database.session() as session:
-        await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
+        await authorities.ensure(session, lambda: create_authority(datetime.now(UTC)))
     await database.close()
 
 
@@ -53,17 +53,17 @@ async def test_rotation_seals_secrets_in_clear_and_drops_old_keys(encryption, ke
     assert (await encryption("create")).out == f"{key_file} is created\n"
     assert (await encryption("create")).out == f"{key_file} exists already\n"
     status, found = await status_of(encryption)
-    assert (status, found["unsealed"]) == (1, 1)
+    assert (status, found["unsealed"]) == (1, 2)
 
     done = await encryption("rotate", "--no-new-key")
-    assert (done.status, done.out) == (0, f"1 secrets are sealed anew, with key {found['current']}\n")
+    assert (done.status, done.out) == (0, f"2 secrets are sealed anew, with key {found['current']}\n")
     assert await status_of(encryption) == (
         0,
-        {"current": found["current"], "secrets": {found["current"]: 1}, "unsealed": 0, "missing_keys": []},
+        {"current": found["current"], "secrets": {found["current"]: 2}, "unsealed": 0, "missing_keys": []},
     )
 
     done = await encryption("rotate", "--drop-old", "--json")
-    assert json.loads(done.out)["sealed"] == 1
+    assert json.loads(done.out)["sealed"] == 2
     status, after = await status_of(encryption)
     assert (status, list(after["secrets"])) == (0, [after["current"]])
     assert after["current"] != found["current"]

@@ -36,7 +36,7 @@ from model.database import Database
 from model.endpoint import Endpoint
 from model.entities import Role
 from model.identity import Identity
-from model.repositories import declared, enrolment, operators
+from model.repositories import authorities, declared, operators
 from model.settings import Settings
 from model.tables import ApiKeyRow, FleetRow, ListenerRow, OperatorRow, ProxyRow
 from model.unit_of_work import write
@@ -217,7 +217,7 @@ async def open_cut_fleet(
     """Run two replicas, a real exit in each stable country and one that roams, and `copies` gateways of each of WAYS."""
     async with AsyncExitStack() as stack:
         async with database.session() as session:
-            authority = await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
+            authority = await authorities.ensure(session, lambda: create_authority(datetime.now(UTC)))
         async with write(database) as unit:
             fleet = await declared.save(unit, FleetRow(name="demo", created_at=datetime.now(UTC)))
             await declared.save(unit, ListenerRow(fleet_id=fleet.id, address="127.0.0.1", port=0))

@@ -16,7 +16,7 @@ import pytest
 from model.authority import create_authority
 from model.entities import Role
 from model.identity import XDS_SERVER_NAME, Identity
-from model.repositories import enrolment, heartbeats
+from model.repositories import authorities, heartbeats
 from tests.conftest import KEY_SETTING
 from tests.ports import reserved_port
 from tests.server.conftest import DELTA, certify
@@ -115,7 +115,7 @@ async def stream_status(port, authority):
 async def test_requests_and_streams_get_in_beside_strangers(served, database, until):
     api_port, xds_port = served
     async with database.session() as session:
-        authority = await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
+        authority = await authorities.ensure(session, lambda: create_authority(datetime.now(UTC)))
 
     async def watermark():
         async with database.session() as session:

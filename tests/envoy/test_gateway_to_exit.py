@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -357,7 +357,7 @@ def asking(clients: MixedRequests) -> Iterator[None]:
 def test_no_request_fails_while_gateway_and_exit_change_release(tmp_path_factory):
     """The proxies of a fleet take up a release one after another: every mixture of two releases serves."""
     exit_ = make_exit(1, None, egress_address="127.0.0.1")
-    with two_hops(tmp_path_factory.mktemp("releases"), exit_) as hops, serving(_server()) as port:
+    with two_hops(tmp_path_factory.mktemp("releases"), exit_) as hops, serving_pages() as port:
         wait_until_healthy(hops)
         protocols = {each: f"{CLUSTER}.upstream_cx_{each}_total" for each in ("http1", "http2")}
         clients, used = MixedRequests(hops, port), []
@@ -377,8 +377,9 @@ def test_no_request_fails_while_gateway_and_exit_change_release(tmp_path_factory
         assert [each & {"http1"} for each in used[2:]] == [{"http1"}] * 2, used  # the mixtures differed
 
 
-def _server() -> ThreadingHTTPServer:
-    return ThreadingHTTPServer(("127.0.0.1", 0), _Page)
+def serving_pages() -> AbstractContextManager[int]:
+    """Serve pages, and yield the port."""
+    return serving(ThreadingHTTPServer(("127.0.0.1", 0), _Page))
 
 
 # -- a stranger --------------------------------------------------------------------------------------------------------

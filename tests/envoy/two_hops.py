@@ -38,6 +38,10 @@ class TwoHops:
     gateway_server: WorldServer
     exits: dict[UUID, RunningEnvoy]
     servers: dict[UUID, WorldServer]
+    authority: CertificateAuthority
+    trusted: TrustedAuthority
+    folder: Path
+    """The folder with a folder for each Envoy, by the proxy's id."""
     parents: list[Any] = field(default_factory=list)
 
     def change(self, *changes: Change) -> None:
@@ -73,7 +77,7 @@ def _two_hops(folder: Path, exits: Sequence[Exit], pools: Sequence[Pool], varian
     world = World().changed(1, map(put, entities))
     servers = {each.id: WorldServer(world, each, variant) for each in (gateway, *proxies)}
     with _all(servers, folder, authority) as envoys:
-        yield TwoHops(envoys.pop(GATEWAY), servers.pop(GATEWAY), envoys, servers)
+        yield TwoHops(envoys.pop(GATEWAY), servers.pop(GATEWAY), envoys, servers, authority, trusted, folder)
 
 
 @contextmanager
@@ -85,13 +89,13 @@ def _all(
         return
     (proxy_id, world_server), *others = servers.items()
     own = folder / str(proxy_id)
-    _certify(own, authority, world_server.proxy)
+    certify(own, authority, world_server.proxy)
     with _all(dict(others), folder, authority) as envoys, envoy_of(world_server, own) as envoy:
         yield {**envoys, proxy_id: envoy}
 
 
-def _certify(folder: Path, authority: CertificateAuthority, proxy: Proxy) -> None:
-    """Write the secrets that an agent writes for its Envoy."""
+def certify(folder: Path, authority: CertificateAuthority, proxy: Proxy) -> x509.Certificate:
+    """Write the secrets that an agent writes for its Envoy, and return the certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     identity = Identity(proxy.fleet_id, proxy.role, proxy.id)
@@ -107,4 +111,7 @@ def _certify(folder: Path, authority: CertificateAuthority, proxy: Proxy) -> Non
     }
     for path, secret in secrets.items():
         (folder / path).parent.mkdir(exist_ok=True, parents=True)
-        (folder / path).write_text(json.dumps({"resources": [{"@type": names.SECRET, **secret}]}))
+        draft = folder / f"{path}.new"
+        draft.write_text(json.dumps({"resources": [{"@type": names.SECRET, **secret}]}))
+        draft.replace(folder / path)
+    return x509.load_pem_x509_certificate(chain.encode())

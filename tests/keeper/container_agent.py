@@ -15,6 +15,7 @@ from agent.config.state_dir import StateDir
 from agent.config.status import HealthState, StatusBoard
 from agent.control import enrolment, heartbeat
 from agent.control.api_client import ApiClient
+from agent.control.signed_client import SignedClient
 
 
 async def main() -> None:
@@ -37,7 +38,7 @@ async def main() -> None:
             print("enrolled as", enrolled.name, "with a tun device:", tun, flush=True)  # noqa: T201 - it is a program
             board = StatusBoard()
             board.update(tunnel=HealthState.UP, envoy=HealthState.UP, reason="")
-            await heartbeat.HeartbeatSender(client, enrolled, board).run()
+            await heartbeat.HeartbeatSender(SignedClient(client, enrolled), board).run()
 
 
 if __name__ == "__main__":

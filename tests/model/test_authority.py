@@ -18,7 +18,8 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from model.authority import LEAF_LIFETIME, BadSigningRequest, create_authority, issue_server, sign_request
 from model.entities import Role
 from model.identity import XDS_SERVER_NAME, Identity, parse_uri
-from model.repositories import enrolment, worlds
+from model.repositories import authorities, worlds
+from model.tables import AuthorityRow
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IDENTITY = Identity(UUID(int=1), Role.EXIT, UUID(int=2))
@@ -43,9 +44,9 @@ def request(key, *, names: list[x509.GeneralName] | None = None) -> x509.Certifi
 
 def verify(authority, certificate_pem: str, at: datetime) -> list[x509.GeneralName]:
     """Verify a client's certificate as a TLS peer that trusts only this authority does."""
-    store = Store([x509.load_pem_x509_certificate(authority.certificate_pem.encode())])
-    verifier = PolicyBuilder().store(store).time(at).build_client_verifier()
-    return list(verifier.verify(x509.load_pem_x509_certificate(certificate_pem.encode()), []).subjects)
+    verifier = PolicyBuilder().store(Store(authority.roots)).time(at).build_client_verifier()
+    leaf, *chain = x509.load_pem_x509_certificates(certificate_pem.encode())
+    return list(verifier.verify(leaf, chain).subjects)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,10 @@ def test_leaf_cannot_sign_certificates(authority):
     assert leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
     assert leaf.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign is False
     root = x509.load_pem_x509_certificate(authority.certificate_pem.encode())
-    assert root.extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(True, 0)
+    assert root.extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(True, 1)
+    assert authority.issuer.extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(
+        True, 0
+    )
 
 
 def test_server_certificate_names_the_server_and_no_proxy(authority):
@@ -222,7 +226,7 @@ def test_foreign_uri_is_refused_as_identity(uri):
 async def test_all_replicas_share_the_first_authority(database):
     async def ensure():
         async with database.session() as session:
-            return await enrolment.ensure_authority(session, lambda: create_authority(NOW))
+            return await authorities.ensure(session, lambda: create_authority(NOW))
 
     first = await ensure()
     assert await ensure() == first
@@ -240,8 +244,8 @@ async def test_replicas_that_start_at_once_share_one_authority(database):
 
         async def overtake():
             async with database.session() as session:
-                made.append(await enrolment.ensure_authority(session, lambda: create_authority(NOW)))
+                made.append(await authorities.ensure(session, lambda: create_authority(NOW)))
 
-        assert await slow.get(enrolment.AuthorityRow, 1) is None
+        assert await slow.get(AuthorityRow, 1) is None
         await overtake()
-        assert await enrolment.ensure_authority(slow, lambda: create_authority(NOW)) == made[0]
+        assert await authorities.ensure(slow, lambda: create_authority(NOW)) == made[0]

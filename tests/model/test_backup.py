@@ -28,7 +28,7 @@ from model import migrations
 from model.audit_log import Actor, AuditEntry, append, hash_of
 from model.authority import create_authority
 from model.database import Database, parse_url
-from model.repositories import declared, enrolment, events, logins, operators, worlds
+from model.repositories import authorities, declared, events, logins, operators, worlds
 from model.repositories.events import EventsGone
 from model.schema_version import check_migration, newest_migration
 from model.tables import AuditHeadRow, AuditRow, FleetRow, OperatorRow, PoolRow, SessionRow
@@ -76,7 +76,7 @@ async def other_url(postgres) -> AsyncIterator[str]:
 async def fill(database: Database, declare) -> None:
     """Write a row of everything that a restore must bring back."""
     async with database.session() as session:
-        await enrolment.ensure_authority(session, lambda: create_authority(AT))
+        await authorities.ensure(session, lambda: create_authority(AT))
         await logins.ensure_signing_key(session, secrets.token_bytes(32))
         operator = OperatorRow(name="ada", role="admin", created_at=AT)
         await operators.save(session, operator)

@@ -14,7 +14,7 @@ from sqlmodel import SQLModel
 from model.authority import CertificateAuthority
 from model.database import Database
 from model.encryption import KEY_BYTES, Keyring, MissingEncryptionKey, SecretUnreadable
-from model.repositories import enrolment, logins, sealed_values
+from model.repositories import authorities, logins, sealed_values
 from model.repositories.idempotency import StoredReply, find_reply, save_reply
 from model.tables import AcceptedRow, ExitRow, FleetRow, OperatorRow, PoolRow, ProxyRow, ServerCertificateRow
 from tests.conftest import KEYRING
@@ -59,7 +59,7 @@ async def store_secrets(database) -> None:
     )
     accepted = AcceptedRow(group="g", type_url="t", name="n", version="1", body=CANARY.encode(), at=AT)
     async with database.session() as session:
-        await enrolment.ensure_authority(session, lambda: CertificateAuthority("public", CANARY))
+        await authorities.ensure(session, lambda: CertificateAuthority("public", CANARY))
         await logins.ensure_signing_key(session, CANARY.encode())
         for row in (fleet, pool, proxy, exit_, certificate, accepted):
             session.add(row)
@@ -71,7 +71,7 @@ async def store_secrets(database) -> None:
 async def read_secrets(database) -> set[str]:
     """Return the values of all secrets as the product reads them."""
     async with database.session() as session:
-        authority = await enrolment.ensure_authority(session, lambda: CertificateAuthority("", "another"))
+        authority = await authorities.ensure(session, lambda: CertificateAuthority("", "another"))
         found = [authority.key_pem, (await logins.ensure_signing_key(session, b"another")).decode()]
         found += (await session.execute(select(ExitRow.parent_password))).scalars()
         found += (await session.execute(select(ServerCertificateRow.key))).scalars()

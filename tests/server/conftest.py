@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from envoy_data_plane.envoy.config.core.v3 import Node
 
 from model.authority import CertificateAuthority, KeyPair, create_authority, sign_request
+from model.current_authority import CurrentAuthority
 from model.database import Database
 from model.entities import Role
 from model.exit_states import ExitState
@@ -184,7 +185,7 @@ def serve(database: Database, authority: CertificateAuthority, until: Callable[.
             name: given.pop(name) for name in ("canary", "debounce", "envoy", "clock", "connections") if name in given
         }
         limits = Limits(**{"removal_grace_s": 0, **given})
-        async with run_server(on, authority, ["127.0.0.1:0"], limits=limits, **more) as server:
+        async with run_server(on, CurrentAuthority(authority), ["127.0.0.1:0"], limits=limits, **more) as server:
             if ready:
                 await until(lambda: server.ready)
             yield server

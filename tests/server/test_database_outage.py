@@ -8,6 +8,7 @@ import socket
 import grpc
 import pytest
 
+from model.current_authority import CurrentAuthority
 from xds.server.admission import Limits
 from xds.server.server import XdsPortInUse, run_server
 from xds.translate import names
@@ -103,18 +104,22 @@ async def test_port_in_use_raises_error_with_hint(fleet_db, database, authority)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(XdsPortInUse, match=f"xDS cannot listen on {address}.*EXITPLANE_XDS_LISTEN"):
-            await run_server(database, authority, [address], limits=Limits(removal_grace_s=0)).__aenter__()
+            await run_server(
+                database, CurrentAuthority(authority), [address], limits=Limits(removal_grace_s=0)
+            ).__aenter__()
 
 
 async def test_second_replica_cannot_share_port(fleet_db, server, database, authority):
     address = f"127.0.0.1:{server.ports[0]}"
     with pytest.raises(XdsPortInUse):
-        await run_server(database, authority, [address], limits=Limits(removal_grace_s=0)).__aenter__()
+        await run_server(
+            database, CurrentAuthority(authority), [address], limits=Limits(removal_grace_s=0)
+        ).__aenter__()
 
 
 async def test_replica_listens_on_several_addresses(fleet_db, database, authority, dial, until):
     addresses = ["127.0.0.1:0", "127.0.0.1:0"]
-    async with run_server(database, authority, addresses, limits=Limits(removal_grace_s=0)) as server:
+    async with run_server(database, CurrentAuthority(authority), addresses, limits=Limits(removal_grace_s=0)) as server:
         assert len(set(server.ports)) == 2
         assert all(server.ports)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.repositories import enrolment
+from model.repositories import authorities
 from xds.translate import names
 
 pytestmark = pytest.mark.postgres
@@ -13,7 +13,7 @@ SECRET = (names.SECRET, names.GATEWAYS_SECRET)
 
 async def test_exit_is_sent_the_gateways_of_its_fleet(fleet_db, serve, connect, authority):
     async with fleet_db.database.session() as session:
-        await enrolment.ensure_authority(session, lambda: authority)
+        await authorities.ensure(session, lambda: authority)
     one = fleet_db.identity
     async with serve() as server, connect(server, fleet_db.exit_identity("us")) as client:
         await client.start()

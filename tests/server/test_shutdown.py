@@ -17,7 +17,7 @@ import pytest
 
 from model.authority import create_authority
 from model.identity import XDS_SERVER_NAME
-from model.repositories import enrolment
+from model.repositories import authorities
 from tests.conftest import KEY_SETTING
 from tests.server.conftest import AdsTestClient, GatewayClient, certify
 from tests.server.fault_proxy import FaultProxy, before_port
@@ -233,7 +233,7 @@ def free_port() -> int:
 async def test_sigterm_ends_streams_with_ok_and_logs_no_error(fleet_db, database, database_url, until, has_all):
     """Run `exitplane serve` as a process, and stop it by SIGTERM with open streams."""
     async with database.session() as session:
-        authority = await enrolment.ensure_authority(session, lambda: create_authority(datetime.now(UTC)))
+        authority = await authorities.ensure(session, lambda: create_authority(datetime.now(UTC)))
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("EXITPLANE_")}
     environment |= {

@@ -28,6 +28,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 
 from model.authority import CertificateAuthority, issue_server
+from model.current_authority import CurrentAuthority
 from model.entities import VALIDATOR, Rejection, ResourceKey
 from xds.server.publisher import Publisher
 from xds.snapshot.resource import Resource
@@ -54,7 +55,7 @@ class EnvoyValidator:
     nothing: the proxies validate anyway.
     """
 
-    def __init__(self, envoy: Path, authority: CertificateAuthority, publisher: Publisher) -> None:
+    def __init__(self, envoy: Path, authority: CurrentAuthority, publisher: Publisher) -> None:
         self._envoy = envoy
         self._authority = authority
         self._publisher = publisher
@@ -84,7 +85,7 @@ class EnvoyValidator:
     async def run(self) -> None:
         """Validate queued resources until cancelled."""
         with tempfile.TemporaryDirectory(prefix="exitplane-check-") as folder:
-            write_secrets(Path(folder), self._authority)
+            write_secrets(Path(folder), self._authority.value)
             while True:
                 await self._event.wait()
                 self._event.clear()

@@ -8,14 +8,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import grpc
+from cryptography import x509
 
-from model.authority import CertificateAuthority, issue_server
+from model.authority import issue_server
 from model.change_feed import ChangeFeed
 from model.connection_table import ConnectionLimits, ConnectionTable
+from model.current_authority import CurrentAuthority
 from model.database import Database
 from model.errors import ExitplaneError
 from xds.server.admission import MAX_REQUEST_BYTES, ConnectionAge, Limits
@@ -70,7 +72,7 @@ class XdsServer:
 @asynccontextmanager
 async def run_server(
     database: Database,
-    authority: CertificateAuthority,
+    authority: CurrentAuthority,
     addresses: Sequence[str],
     *,
     limits: Limits = _LIMITS,
@@ -100,7 +102,8 @@ async def run_server(
         options=[*_OPTIONS, *ConnectionAge(limits.connection_age_s).options, *guard.options(len(addresses))]
     )
     server.add_generic_rpc_handlers(service.handlers())
-    ports = [_bind(server, address, authority, clock()) for address in addresses]
+    # gRPC wants a certificate for each port first, and asks whether it changed at handshakes
+    ports = [_bind(server, each, _Credentials(authority, clock).server_credentials()) for each in addresses]
     guard.ports = ports
     async with asyncio.TaskGroup() as tasks:
         running = [
@@ -125,13 +128,35 @@ async def run_server(
             end_open_traces()
 
 
-def _bind(server: grpc.aio.Server, address: str, authority: CertificateAuthority, now: datetime) -> int:
-    pair = issue_server(authority, now)
-    credentials = grpc.ssl_server_credentials(
-        [(pair.key_pem.encode(), pair.certificate_pem.encode())],
-        root_certificates=authority.certificate_pem.encode(),
-        require_client_auth=True,
-    )
+class _Credentials:
+    """TLS with a certificate of the current authority, which is issued anew when that changes, or as time goes by."""
+
+    def __init__(self, authority: CurrentAuthority, clock: Callable[[], datetime]) -> None:
+        self._authority = authority
+        self._clock = clock
+        self._version = ""
+        self._renew_at = clock()
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        return grpc.dynamic_ssl_server_credentials(
+            self.read_changed(), self.read_changed, require_client_authentication=True
+        )
+
+    def read_changed(self) -> Any:
+        """Return the certificate for handshakes from now on; None: the last one stays. gRPC calls it at each handshake."""
+        authority, now = self._authority.value, self._clock()
+        if authority.version == self._version and now < self._renew_at:
+            return None
+        pair = issue_server(authority, now)
+        expires = x509.load_pem_x509_certificate(pair.certificate_pem.encode()).not_valid_after_utc
+        self._version, self._renew_at = authority.version, now + (expires - now) * 2 / 3
+        return grpc.ssl_server_certificate_configuration(
+            [(pair.key_pem.encode(), pair.certificate_pem.encode())],
+            root_certificates=authority.certificate_pem.encode(),
+        )
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> int:
     try:
         return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:

@@ -54,15 +54,13 @@ class RegistrationRequest:
     authorization: str | None
     peer: str
 
-    def is_signed_with(self, public_key_pem: str, now: datetime) -> bool:
-        """Return whether the request carries a recent signature of this key, made as for a heartbeat."""
+    def signed_at(self, public_key_pem: str, now: datetime) -> datetime | None:
+        """Return the time of a recent signature of this key, made as for a heartbeat; None if the request carries none."""
         try:
-            request_signature.verify(
-                request_signature.read(self.authorization), public_key_pem, self.path, self.body, now
-            )
+            claim = request_signature.read(self.authorization)
+            return request_signature.verify(claim, public_key_pem, self.path, self.body, now)
         except (BadSignature, TypeError, ValueError, OverflowError, RecursionError):
-            return False
-        return True
+            return None
 
 
 async def check_token(session: AsyncSession, secret: str, role: Role, name: str, now: datetime) -> JoinTokenRow:
@@ -104,7 +102,7 @@ async def claim_name(
     keys = [] if proxy is None else await enrolment.public_keys_of(session, proxy)
     if proxy is None or not keys:
         return Claim.FREE
-    if any(request.is_signed_with(key, now) for key in keys):
+    if any(request.signed_at(key, now) for key in keys):
         return Claim.OWN
     if token.takes_over:
         return Claim.TAKEOVER

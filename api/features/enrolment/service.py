@@ -5,16 +5,15 @@ See docs/architecture.md#identity-from-certificate.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
-from cryptography.exceptions import UnsupportedAlgorithm
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from api.features.enrolment.issuer import Issuer
 from api.features.enrolment.join_token import (
     Claim,
     RegistrationRequest,
@@ -33,7 +32,7 @@ from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate
 from api.kernel.writes import Write
 from model.audit_log import AuditEntry
-from model.authority import BadSigningRequest, CertificateAuthority, sign_request
+from model.authority import CertificateAuthority
 from model.entities import Role
 from model.exit_states import TAKEN_OUT, ExitState
 from model.identity import Identity
@@ -52,10 +51,11 @@ _ADDRESS_FIELDS = {"address", "port", "bind_address", "egress_address"}
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """A proxy and its new certificate (PEM). `took_over` tells that the certificates of another key ended."""
+    """A proxy and its new certificate (PEM), with the authority that signed it. `took_over` tells that the certificates of another key ended."""
 
     identity: Identity
     certificate: str
+    authority: CertificateAuthority
     took_over: bool
 
 
@@ -72,7 +72,7 @@ class Registration:
 
 async def enrol_exit(
     unit: UnitOfWork,
-    authority: CertificateAuthority,
+    issuer: Issuer,
     body: ExitEnrolmentIn,
     request: RegistrationRequest,
     now: datetime,
@@ -90,12 +90,12 @@ async def enrol_exit(
     claim = await claim_name(unit.session, token, proxy, request, now)
     exit_id = await _save_exit(unit, pool, row, body, claim, now)
     identity = Identity(token.fleet_id, Role.EXIT, exit_id)
-    return await _finish(unit, authority, body, Registration(token, claim, proxy, request, identity), now)
+    return await _finish(unit, issuer, body, Registration(token, claim, proxy, request, identity), now)
 
 
 async def enrol_gateway(
     unit: UnitOfWork,
-    authority: CertificateAuthority,
+    issuer: Issuer,
     body: ProxyEnrolmentIn,
     request: RegistrationRequest,
     now: datetime,
@@ -118,7 +118,7 @@ async def enrol_gateway(
         row = proxy
         await declared.save_changes(unit, row, locality)
     identity = Identity(token.fleet_id, Role.GATEWAY, row.id)
-    return await _finish(unit, authority, body, Registration(token, claim, proxy, request, identity), now)
+    return await _finish(unit, issuer, body, Registration(token, claim, proxy, request, identity), now)
 
 
 async def record_refusal(write: Write, refusal: TokenRefused, name: str, peer: str) -> None:
@@ -131,21 +131,21 @@ async def record_refusal(write: Write, refusal: TokenRefused, name: str, peer: s
 
 
 async def _finish(
-    unit: UnitOfWork, authority: CertificateAuthority, body: EnrolmentIn, registration: Registration, now: datetime
+    unit: UnitOfWork, issuer: Issuer, body: EnrolmentIn, registration: Registration, now: datetime
 ) -> Enrolled:
     """End the former certificates of a name that is taken over, sign the new one, and count the use of the token."""
     token, proxy, identity = registration.token, registration.proxy, registration.identity
     if registration.claim is Claim.TAKEOVER:
         assert proxy is not None, "only a name in use is taken over"
-        await enrolment.replace_certificates(unit, proxy)
-    certificate = await _sign(authority, body.csr, identity, now)
-    await enrolment.record_certificate(unit, identity.proxy_id, certificate, now)
+        await enrolment.replace_certificates(unit, proxy, now)
+    certificate = await issuer.sign(body.csr, identity, now, renews=body.renews)
+    await enrolment.record_certificate(unit, identity.proxy_id, certificate, issuer.authority, now)
     if registration.claim is not Claim.OWN:  # the repetition of a registration whose reply was lost costs no use
         await use_token(unit.session, token, body.name, now)
     action = "takeover" if registration.claim is Claim.TAKEOVER else "used"
     detail = {"proxy": body.name, "proxy_id": str(identity.proxy_id), "address": registration.request.peer}
     unit.audit(AuditEntry(action, "join-token", str(id_of(token)), token.fleet_id, detail))
-    return Enrolled(identity, certificate, took_over=registration.claim is Claim.TAKEOVER)
+    return Enrolled(identity, certificate, issuer.authority, took_over=registration.claim is Claim.TAKEOVER)
 
 
 async def _pool_of(session: AsyncSession, token: JoinTokenRow, ref: str) -> PoolRow:
@@ -187,18 +187,3 @@ def _parent_changes(parent: ParentIn, row: ExitRow | None) -> dict[str, Any]:
 def _known_locality(body: EnrolmentIn) -> dict[str, Any]:
     """Return the locality to store; nothing when the proxy states none, so that a known one stays."""
     return {} if body.locality is None else {"locality": body.locality}
-
-
-async def _sign(authority: CertificateAuthority, csr: str, identity: Identity, now: datetime) -> str:
-    """Sign a certificate (PEM). Raises Problem (422) for a bad CSR."""
-    try:
-        # a P-384 signature takes milliseconds, which would block the event loop
-        return await asyncio.to_thread(sign_request, authority, csr, identity, now)
-    except BadSigningRequest as error:
-        raise _bad_csr(error.message, error.hint) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise _bad_csr("the CSR's key or signature is of an unsupported type", "generate a P-256 key") from error
-
-
-def _bad_csr(message: str, hint: str) -> Problem:
-    return Problem(422, "bad_csr", message, errors=[FieldError("/csr", message, hint)])

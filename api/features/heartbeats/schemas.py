@@ -131,6 +131,9 @@ class ProxyHeartbeatIn(HeartbeatIn):
 class HeartbeatOut(ResponseModel):
     state: ExitState | None = Field(description="The state of the exit; null for a gateway.")
     interval_s: int = Field(description="Seconds until the next heartbeat is due.")
+    authority_version: str = Field(
+        "", description="The version of the authority: the agent renews its certificate when it is a new one."
+    )
     orders: list[AgentOrderOut] = Field([], description="Orders to the exit's agent. Each is carried out once.")
     endpoints_to_cut: list[DialAddress] = Field(
         [],

@@ -50,7 +50,7 @@ async def authenticate(
     with _as_unauthorized():
         signed_at = request_signature.verify(claim, credential.public_key, path, body, now)
         if credential.expires_at <= now:
-            raise BadSignature("the certificate has expired", hint="enrol again")
+            raise BadSignature("the certificate has expired", hint="renew it (POST …/certificate)")
     if credential.replaced:
         raise _gone(
             kind,
@@ -111,7 +111,7 @@ async def receive(
         raise _unauthorized(error.message, error.hint, error.code, error.newest.isoformat()) from error
     if beat.order_results:
         await record_results(context, credential.proxy_id, [*beat.order_results])
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"authority_version": context.authority.value.version}
     if waiting := context.pending_orders.find(credential.proxy_id):
         more["orders"] = [AgentOrderOut(id=order.id, kind=order.kind, detail=dict(order.detail)) for order in waiting]
     if beat.removed_endpoints:
