@@ -20,7 +20,7 @@ from model.doctor.host import ValidityFact
 from model.embedded_postgres import running_server
 from model.encryption import Keyring, MissingEncryptionKey, SecretUnreadable
 from model.errors import ExitplaneError
-from model.repositories import doctor_facts, enrolment
+from model.repositories import authorities, doctor_facts
 from model.schema_version import current_migration, known_migrations, newest_migration
 from model.settings import BadSettings, Settings, is_address, is_loopback
 
@@ -125,7 +125,7 @@ async def gather_database(settings: Settings) -> tuple[SchemaFacts, DatabaseFact
         if migration != newest:
             return schema, None, None
         async with database.snapshot() as session:
-            authority = await enrolment.authority_certificate(session)
+            authority = "".join(await authorities.trusted_roots(session)) or None
         ids = keyring.ids if keyring else ()
         return schema, await doctor_facts.read(database, ids, datetime.now(UTC)), authority
     except (DatabaseUnreachable, MissingEncryptionKey, SecretUnreadable) as error:

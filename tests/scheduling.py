@@ -21,7 +21,16 @@ LABS = {
 }
 """The labs of end-to-end modules that do not use the default one."""
 DEFAULT_LAB = "two in us"
-LONGEST_FIRST = ("lasting database", DEFAULT_LAB, "leaks", "clock", "cut streams", "database away", "parents", "canaries")
+LONGEST_FIRST = (
+    "lasting database",
+    DEFAULT_LAB,
+    "leaks",
+    "clock",
+    "cut streams",
+    "database away",
+    "parents",
+    "canaries",
+)
 """The labs by the duration of their tests, so that two processes end at about the same time."""
 
 
