@@ -19,7 +19,7 @@ from agent.control.enrolment import ensure_enrolled, load
 from agent.control.renewal import Renewal, find_due_time
 from agent.control.signed_client import Deregistered, SignedClient
 from agent.envoy.secrets import IDENTITY_PATH
-from model.authority import issue_server
+from model.authority import create_authority, issue_server
 from model.entities import Role
 from model.request_signature import thumbprint_of
 
@@ -78,6 +78,22 @@ async def test_renewal_is_due_at_about_two_thirds_of_the_lifetime(plane, renewin
         assert min(dues) > now + timedelta(hours=14)
         assert max(dues) < now + timedelta(hours=17)
         assert plane.renewals == []
+
+
+async def test_certificate_is_renewed_when_the_authority_has_another_version(plane, renewing, until):
+    async with renewing(timedelta(hours=24)) as (client, folder, used, _):
+        renewal = Renewal(client, folder, lambda enrolment: (used.append(enrolment), client.use(enrolment)))
+        task = asyncio.create_task(renewal.run())
+        for same in (plane.authority.version, "", None):  # a control plane of 0.1.0 states none
+            renewal.note_authority(same, 0)
+        plane.authority = create_authority(datetime.now(UTC))
+        for _ in range(3):
+            renewal.note_authority(plane.authority.version, 0)
+        await until(lambda: used)
+        assert client.enrolment.authority_version == plane.authority.version
+        assert client.enrolment.authority_pem == load(folder).authority_pem == plane.authority.certificate_pem
+        assert len(plane.renewals) == 1
+        task.cancel()
 
 
 async def test_renewal_is_retried_until_the_api_answers(plane, renewing, until, answer):

@@ -23,7 +23,10 @@ GOOD = {"tunnel": "up", "envoy": "up"}
 
 async def test_heartbeat_reply_has_state_and_sink_stores_it(exit_proxy, demo, clock):
     reply = await exit_proxy.beat(tunnel="down", reason="no handshake\nfor 3 min", stopping=True, version="0.1.0")
-    assert (reply.status, reply.json) == (202, {"state": "registering", "interval_s": 10})
+    assert (reply.status, reply.json) == (
+        202,
+        {"state": "registering", "interval_s": 10, "authority_version": exit_proxy.enrolled["authority_version"]},
+    )
     await demo.context.heartbeat_sink.flush()
     shown = (await demo("GET", f"/api/v1/proxies/{exit_proxy.id}")).json["last_heartbeat"]
     assert shown == {
@@ -134,7 +137,10 @@ async def test_heartbeat_makes_no_revision(exit_proxy, demo, stored):
 
 async def test_gateway_heartbeat_has_no_tunnel_and_no_state(gateway):
     reply = await gateway.beat_raw(b'{"envoy": "up"}')
-    assert (reply.status, reply.json) == (202, {"state": None, "interval_s": 10})
+    assert (reply.status, reply.json) == (
+        202,
+        {"state": None, "interval_s": 10, "authority_version": gateway.enrolled["authority_version"]},
+    )
 
 
 async def test_exit_heartbeat_requires_tunnel(exit_proxy):

@@ -12,8 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from model.authority import CertificateAuthority, create_authority, issue_server, sign_request
-from model.current_authority import root_of
+from model.authority import INTERMEDIATE_LIFETIME, CertificateAuthority, create_authority, issue_server, sign_request
+from model.current_authority import CurrentAuthority, root_of
 from model.database import Database
 from model.encryption import KEY_BYTES
 from model.entities import Role
@@ -100,6 +100,13 @@ async def test_intermediate_is_replaced_at_once_below_the_same_root(ca, site):
     assert after.issuer_id != before.issuer_id
     assert after.version != before.version
     after.issuer.verify_directly_issued_by(after.roots[0])
+    replica = CurrentAuthority(before)
+    await replica.catch_up(site.database)
+    assert replica.value == after
+    await replica.renew_intermediate(site.database, NOW + INTERMEDIATE_LIFETIME * 0.6)
+    assert replica.value == after
+    await replica.renew_intermediate(site.database, NOW + INTERMEDIATE_LIFETIME * 0.7)
+    assert replica.value == await site.load() != after
 
 
 async def test_root_is_replaced_in_steps_that_wait_for_all_proxies(ca, site):
