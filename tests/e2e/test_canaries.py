@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -89,15 +90,20 @@ def planted(core_files, tmp_path_factory) -> Iterator[PlantedLab]:
         made.canaries[lab.api_key_file.read_text().strip()] = "API key"
         lab.wait_until_healthy()
         for tunnel in (True, False):
-            answer = http_client.fetch_through(
-                lab.gateway_address,
-                f"http://{NAME}:{lab.plan.page_port}/?q={QUERY}",
-                tunnel=tunnel,
-                proxy_headers=user_headers("demo-country-us", CLIENT),
-                headers={"Cookie": SESSION},
-            )
-            assert answer.status == 200, answer.text
+            lab.wait_for("requests to succeed", partial(_find_problem, lab, tunnel=tunnel))
         yield made
+
+
+def _find_problem(lab: Lab, *, tunnel: bool) -> str | None:
+    """Send a request with a client's secrets, and return its answer unless it succeeds."""
+    answer = http_client.fetch_through(
+        lab.gateway_address,
+        f"http://{NAME}:{lab.plan.page_port}/?q={QUERY}",
+        tunnel=tunnel,
+        proxy_headers=user_headers("demo-country-us", CLIENT),
+        headers={"Cookie": SESSION},
+    )
+    return None if answer.status == 200 else answer.text
 
 
 def _plant_operator(planted: PlantedLab) -> None:
