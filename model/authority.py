@@ -31,8 +31,9 @@ LEAF_LIFETIME = timedelta(days=365)
 """The lifetime of certificates that nobody renews, and the longest one."""
 CRL_LIFETIME = timedelta(days=7)
 _COMMON_NAME_OF_LISTENERS: Final = "Exitplane listener"
-_BACKDATED = timedelta(minutes=5)
-"""The time before its issue from which a certificate is valid, so that a host with a slow clock accepts it at once."""
+_BACKDATED = timedelta(hours=25)
+"""The time before its issue from which a certificate is valid, so that a host whose clock is a day behind accepts it at once; for
+certificates that live for less than twice as long, half of their lifetime."""
 _VERSION_LENGTH: Final = 22
 
 
@@ -322,7 +323,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
+        .not_valid_before(now - min(_BACKDATED, (until - now) / 2))
         .not_valid_after(until)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )

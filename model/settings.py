@@ -212,8 +212,8 @@ class Settings(BaseSettings):
     """The time within which a request must be complete and authenticated, from the connection or the request's first byte."""
     trusted_proxies: Annotated[str, NoDecode, AfterValidator(_networks)] = ""
     """Addresses and networks of proxies in front of the API, with commas, whose X-Forwarded-For and -Proto are believed."""
-    certificate_hours: float = Field(default=24, gt=0, le=365 * 24)
-    """The lifetime of the certificates of proxies whose agents renew them, which they do after two thirds of it."""
+    certificate_hours: float = Field(default=48, gt=0, le=365 * 24)
+    """The lifetime of the certificates of proxies whose agents renew them, which they do after about a third of it."""
     local_parents: bool = False
     """Let operators declare parent proxies on their exits' own hosts and links (loopback, 169.254.0.0/16 and the like)."""
 

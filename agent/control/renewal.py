@@ -31,8 +31,9 @@ _CHECK_S: Final = 60.0
 """A host may sleep, or its clock be set: the time that is left is computed anew at least this often."""
 _SPREAD_INTERVALS: Final = 3
 """The number of intervals of heartbeats over which agents renew when the authority changed."""
-_EARLIEST, _LATEST = 0.6, 0.7
-"""The parts of a certificate's lifetime between which it is renewed, so that many agents do not ask at once."""
+_EARLIEST, _LATEST = 0.53, 0.6
+"""The parts of a certificate's validity between which it is renewed, so that many agents do not ask at once. The validity begins
+before the issue: with the default, 14 to 19 of 48 hours are over, and a host whose clock is a day ahead still accepts it."""
 
 
 class Renewal:
@@ -69,7 +70,7 @@ class Renewal:
             self._spread = asyncio.get_running_loop().call_later(wait_s, self._requested.set)
 
     async def run(self) -> None:
-        """Renew the certificate whenever two thirds of its lifetime are over, until cancelled. Raises Deregistered."""
+        """Renew the certificate whenever about a third of its lifetime is over, until cancelled. Raises Deregistered."""
         while True:
             await self._wait_until_due()
             if not await self.attempt():

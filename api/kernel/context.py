@@ -57,7 +57,7 @@ class ApiContext:
     xds_port: int
     heartbeat_interval_s: float = 10
     silence_timeout: timedelta = timedelta(seconds=30)
-    leaf_lifetime: timedelta = timedelta(hours=24)
+    leaf_lifetime: timedelta = timedelta(hours=48)
     allows_local_parents: bool = False
     container_policy: ContainerPolicy = field(default_factory=ContainerPolicy)
     certificate_folder: Path | None = None

@@ -24,6 +24,10 @@ from model.entities import Role
 from model.request_signature import thumbprint_of
 
 
+SOON = timedelta(seconds=2)
+"""The lifetime of a certificate that is due for renewal within a second."""
+
+
 @pytest.fixture(autouse=True)
 def _short_retries(monkeypatch):
     monkeypatch.setattr(renewals, "RETRY_BASE_S", 0.01)
@@ -43,7 +47,7 @@ def renewing(http, make_settings, plane):
             client = SignedClient(
                 ApiClient(http, settings.api), await ensure_enrolled(settings, folder, ApiClient(http, settings.api))
             )
-            plane.lifetime = timedelta(hours=24)
+            plane.lifetime = timedelta(hours=48)
             used = []
 
             def use(enrolment):
@@ -60,7 +64,7 @@ def renewing(http, make_settings, plane):
 
 
 async def test_expiring_certificate_is_renewed_once_and_stored(plane, renewing, until):
-    async with renewing(timedelta(minutes=1)) as (client, folder, used, _):  # two thirds over, as it is backdated
+    async with renewing(SOON) as (client, folder, used, _):
         await until(lambda: used)
         assert client.enrolment.certificate_pem == plane.certificate
         assert load(folder) == used[-1] == client.enrolment
@@ -69,19 +73,19 @@ async def test_expiring_certificate_is_renewed_once_and_stored(plane, renewing, 
         assert len(plane.renewals) == 1
 
 
-async def test_renewal_is_due_at_about_two_thirds_of_the_lifetime(plane, renewing):
-    async with renewing(timedelta(hours=24)):
+async def test_renewal_is_due_at_about_a_third_of_the_lifetime(plane, renewing):
+    async with renewing(timedelta(hours=48)):
         certificate = x509.load_pem_x509_certificate(plane.certificate.encode())
         now = datetime.now(UTC)
         dues = {find_due_time(certificate, renewals._draw_part()) for _ in range(32)}
         assert len(dues) > 1
-        assert min(dues) > now + timedelta(hours=14)
-        assert max(dues) < now + timedelta(hours=17)
+        assert min(dues) > now + timedelta(hours=13, minutes=55)
+        assert max(dues) < now + timedelta(hours=19, minutes=30)
         assert plane.renewals == []
 
 
 async def test_certificate_is_renewed_when_the_authority_has_another_version(plane, renewing, until):
-    async with renewing(timedelta(hours=24)) as (client, folder, used, _):
+    async with renewing(timedelta(hours=48)) as (client, folder, used, _):
         renewal = Renewal(client, folder, lambda enrolment: (used.append(enrolment), client.use(enrolment)))
         task = asyncio.create_task(renewal.run())
         for same in (plane.authority.version, "", None):  # a control plane of 0.1.0 states none
@@ -99,7 +103,7 @@ async def test_certificate_is_renewed_when_the_authority_has_another_version(pla
 async def test_renewal_is_retried_until_the_api_answers(plane, renewing, until, answer):
     plane.to_renewals = answer(503)
     with capture_logs() as logs:
-        async with renewing(timedelta(minutes=1)) as (_, folder, used, _):
+        async with renewing(SOON) as (_, folder, used, _):
             before = folder.read("enrolment.json")
             await until(lambda: any(each["event"] == "certificate.not_renewed" for each in logs))
             assert folder.read("enrolment.json") == before
@@ -125,7 +129,7 @@ async def test_certificate_for_another_key_is_not_taken(plane, renewing, until, 
 
 async def test_removed_proxy_ends(plane, renewing, until, answer):
     plane.to_renewals = answer(410, {"code": "deregistered", "detail": "this proxy was deregistered"})
-    async with renewing(timedelta(minutes=1)) as (_, _, used, task):
+    async with renewing(SOON) as (_, _, used, task):
         with pytest.raises(Deregistered):
             await task
         assert used == []
@@ -134,10 +138,10 @@ async def test_removed_proxy_ends(plane, renewing, until, answer):
 @pytest.mark.envoy
 async def test_running_agent_uses_the_renewed_certificate(plane, source, make_settings, start, until, admin_of):
     """Envoy keeps running, reads the new file, and heartbeats go on with the new key's certificate."""
-    plane.lifetime = timedelta(minutes=1)
+    plane.lifetime = SOON
     running = start(make_settings(Role.GATEWAY))
     plane_first = await until(lambda: plane.certificate)
-    plane.lifetime = timedelta(hours=24)
+    plane.lifetime = timedelta(hours=48)
     await until(lambda: plane.renewals and plane.beats)
     assert plane.renewals == [thumbprint_of(plane_first)]
     admin = await admin_of(running)

@@ -22,7 +22,7 @@ def expiry_of(certificate_pem: str):
     return x509.load_pem_x509_certificate(certificate_pem.encode()).not_valid_after_utc
 
 
-@pytest.mark.parametrize(("renews", "lifetime"), [(True, timedelta(hours=24)), (False, LEAF_LIFETIME)])
+@pytest.mark.parametrize(("renews", "lifetime"), [(True, timedelta(hours=48)), (False, LEAF_LIFETIME)])
 async def test_only_agents_that_renew_get_certificates_for_hours(demo, make_proxy, make_token, clock, renews, lifetime):
     proxy = make_proxy(Role.EXIT)
     await proxy.enrol(await make_token(Role.EXIT), renews=renews)
@@ -40,7 +40,7 @@ async def test_renewal_gives_a_new_certificate_without_a_revision(role, demo, ma
     assert reply.status == 201
     assert reply.json["authority"] == proxy.enrolled["authority"]
     assert proxy.certificate != former.certificate
-    assert expiry_of(proxy.certificate) == clock() + timedelta(hours=24)
+    assert expiry_of(proxy.certificate) == clock() + timedelta(hours=48)
     assert await stored() == before | {"certificate": 2}
     assert (await former.beat()).status == (await proxy.beat()).status == 202
 
