@@ -23,7 +23,6 @@ from model.authority import create_authority, issue_server
 from model.entities import Role
 from model.request_signature import thumbprint_of
 
-
 SOON = timedelta(seconds=2)
 """The lifetime of a certificate that is due for renewal within a second."""
 

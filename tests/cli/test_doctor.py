@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.config.state_dir import StateDir
-from agent.control.enrolment import _build_csr
+from agent.control.enrolment import build_csr
 from cli.agent_facts import find_agent, parse_limit, parse_options
 from cli.control_plane_facts import default_api, gather_api, is_verified
 from cli.host_facts import NoAnswer, ask_health
@@ -90,7 +90,7 @@ def state(tmp_path):
         "api_host": "127.0.0.1",
         "xds": {"address": None, "port": 18000},
         "heartbeat": {"interval_s": 10},
-        "certificate": sign_request(authority, _build_csr(key_pem), Identity(UUID(int=8), Role.EXIT, UUID(int=7)), now),
+        "certificate": sign_request(authority, build_csr(key_pem), Identity(UUID(int=8), Role.EXIT, UUID(int=7)), now),
         "authority": authority.certificate_pem,
     }
     folder.write("key.pem", key_pem)

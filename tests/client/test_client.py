@@ -37,7 +37,10 @@ from client.transport import Operation, Transport
 from model.tables import ContainerRow, ProxyRow
 
 PASSWORD = "correct horse battery"
-OF_PROXIES = {"register_exit", "register_proxy", "send_exit_heartbeat", "send_proxy_heartbeat"}
+OF_PROXIES = {
+    *("register_exit", "register_proxy", "send_exit_heartbeat", "send_proxy_heartbeat"),
+    *("renew_exit_certificate", "renew_proxy_certificate"),
+}
 POOL = PoolIn(name="us", fleet="demo", country="us")
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from client import ApiUnreachable, Client, http
 from client.http import BadHeader, BadUrl, ConnectionBroken, HttpOrigin, NotConnected, NotTrusted
 from model import authority as authorities
-from model.authority import create_authority
+from model.authority import LEAF_LIFETIME, create_authority, key_pem_of
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -195,8 +195,10 @@ async def secure(tmp_path):
     """The port of an HTTPS server named `localhost`, and the file of the authority that signed its certificate."""
     now = datetime.now(UTC)
     authority, key = create_authority(now), ec.generate_private_key(ec.SECP256R1())
-    signed = authorities._sign_leaf(authority, key.public_key(), "localhost", [x509.DNSName("localhost")], now)
-    (tmp_path / "pair.pem").write_text(signed + authorities._key_pem(key))
+    signed = authorities._sign_leaf(
+        authority, key.public_key(), "localhost", [x509.DNSName("localhost")], now, LEAF_LIFETIME
+    )
+    (tmp_path / "pair.pem").write_text(signed + key_pem_of(key))
     (tmp_path / "authority.pem").write_text(authority.certificate_pem)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "pair.pem")

@@ -37,7 +37,7 @@ from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManager, Rds
 
 from model import authority as authorities
-from model.authority import KeyPair
+from model.authority import LEAF_LIFETIME, KeyPair
 from model.repositories import rollout
 from model.unit_of_work import write
 from tests.server.fault_proxy import before_port
@@ -112,8 +112,8 @@ def named_localhost(monkeypatch) -> None:
     def issue(authority, now: datetime) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         san = [x509.DNSName("localhost")]
-        signed = authorities._sign_leaf(authority, key.public_key(), "localhost", san, now)
-        return KeyPair(signed, authorities._key_pem(key))
+        signed = authorities._sign_leaf(authority, key.public_key(), "localhost", san, now, LEAF_LIFETIME)
+        return KeyPair(signed, authorities.key_pem_of(key))
 
     monkeypatch.setattr("xds.server.server.issue_server", issue)
 

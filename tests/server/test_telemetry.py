@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from api.runtime.tokens import digest_of, new_key
 from cli.control_plane import open_control_plane
-from model.repositories import enrolment, operators
+from model.repositories import authorities, operators
 from model.settings import Settings
 from model.tables import ApiKeyRow, OperatorRow
 from model.telemetry.metrics import METRICS, MetricKind
@@ -29,7 +29,7 @@ REASON_NEEDED = {
 async def plane(fleet_db, database, authority, until):
     """The control plane of a process, with its listener of metrics; yields the xDS server and the metrics' URL."""
     async with database.session() as session:
-        await enrolment.ensure_authority(session, lambda: authority)
+        await authorities.ensure(session, lambda: authority)
     listening, for_metrics = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{for_metrics.getsockname()[1]}"
     settings = Settings(xds_listen="127.0.0.1:0", metrics_listen=address, debounce_floor_s=0)

@@ -17,7 +17,7 @@ import pytest
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from api.runtime.tokens import digest_of, new_key
-from model.repositories import enrolment, operators
+from model.repositories import authorities, operators
 from model.tables import ApiKeyRow, OperatorRow
 from model.telemetry.span_export import SpanExport
 from model.telemetry.spans import start_span
@@ -185,7 +185,7 @@ async def test_one_trace_leads_from_request_to_ack_over_replicas(
     """A request to one replica, and a gateway at the other one; both are processes of their own."""
     key = new_key()
     async with database.session() as session:
-        await enrolment.ensure_authority(session, lambda: authority)
+        await authorities.ensure(session, lambda: authority)
         admin = OperatorRow(name="admin", role="admin", created_at=datetime.now(UTC))
         await operators.save(session, admin)
         row = ApiKeyRow(
