@@ -45,8 +45,8 @@ def test_compose_file_serves_each_country_while_parts_restart():
         commands = DOCUMENTED.findall((ROOT / "docs/compose.md").read_text())
         assert len(commands) >= 6
         for service, command in commands:
-            done = demo.exec(service, *shlex.split(command, comments=True))
-            assert done.returncode == 0, (command, done.stdout, done.stderr)
+            # under load podman's name server may not answer in time
+            demo.wait_for(command, lambda: demo.exec(service, *shlex.split(command)).returncode == 0, service)  # noqa: B023
 
         # an exit that dies: its pool's other exit serves; of a country without another one, a clear 503
         demo.kill("us-1")
@@ -130,5 +130,6 @@ def test_port_in_use_is_named():
 def assert_refused(done: CompletedProcess[str], pattern: str) -> None:
     """Check that a container ended with 1, and that its only line of standard error matches."""
     assert done.returncode == 1, done
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert re.search(f"^exitplane: .*{pattern}", done.stderr), done.stderr
+    (line,) = [each for each in done.stderr.splitlines() if each.startswith("exitplane: ")]  # others are podman's own
+    assert "Traceback" not in done.stderr
+    assert re.search(f"^exitplane: .*{pattern}", line), line
