@@ -90,7 +90,7 @@ def run_image(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a container of an image until it ends, restricted as in docker-compose.yml; options of podman come before `--`."""
     where = arguments.index("--")
     options, command = arguments[:where], arguments[where + 1 :]
-    restricted = ("--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp", "--tmpfs", "/run")
+    restricted = ("--no-healthcheck", "--read-only", "--cap-drop", "ALL", "--tmpfs", "/tmp", "--tmpfs", "/run")
     return podman("run", "--rm", *restricted, *options, f"{IMAGES}/{target}", *command)
 
 

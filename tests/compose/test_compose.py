@@ -45,8 +45,8 @@ def test_compose_file_serves_each_country_while_parts_restart():
         commands = DOCUMENTED.findall((ROOT / "docs/compose.md").read_text())
         assert len(commands) >= 6
         for service, command in commands:
-            done = demo.exec(service, *shlex.split(command, comments=True))
-            assert done.returncode == 0, (command, done.stdout, done.stderr)
+            # under load podman's name server may not answer in time
+            demo.wait_for(command, lambda: demo.exec(service, *shlex.split(command)).returncode == 0, service)  # noqa: B023
 
         # an exit that dies: its pool's other exit serves; of a country without another one, a clear 503
         demo.kill("us-1")
@@ -104,11 +104,12 @@ def test_container_without_what_it_needs_ends_with_a_line_and_a_hint(tmp_path):
     exit_ += ("--port", "8443", "--tunnel", "/accounts/us-1.conf", "--state", "/tmp/state")
     files = ("-v", f"{customers}:/accounts:ro")
     python = ("--entrypoint", "python")
+    volumes = ("--tmpfs", "/servers", "--tmpfs", "/accounts")
     refused = run_image("exit", *files, "--", *exit_)
     assert_refused(refused, r"lacks CAP_NET_ADMIN\); .*--cap-add NET_ADMIN")
     refused = run_image("exit", *files, "--cap-add", "NET_ADMIN", "--", *exit_)
     assert_refused(refused, r"/dev/net/tun is missing.*--device /dev/net/tun")
-    refused = run_image("exit", *python, "-e", "EXITPLANE_NET=10.9.8", "--", *STEP, "provider")
+    refused = run_image("exit", *python, *volumes, "-e", "EXITPLANE_NET=10.9.8", "--", *STEP, "provider")
     assert_refused(refused, r"lacks CAP_NET_ADMIN\); .*--cap-add NET_ADMIN")
     refused = run_image("control-plane", *python, "--", *STEP, "gluetun")
     assert_refused(refused, r"VPN_SERVICE_PROVIDER, SERVER_COUNTRIES, GLUETUN_COUNTRY: no value in \.env; copy")
@@ -130,5 +131,6 @@ def test_port_in_use_is_named():
 def assert_refused(done: CompletedProcess[str], pattern: str) -> None:
     """Check that a container ended with 1, and that its only line of standard error matches."""
     assert done.returncode == 1, done
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert re.search(f"^exitplane: .*{pattern}", done.stderr), done.stderr
+    (line,) = [each for each in done.stderr.splitlines() if each.startswith("exitplane: ")]  # others are podman's own
+    assert "Traceback" not in done.stderr
+    assert re.search(f"^exitplane: .*{pattern}", line), line
