@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 
-from model.entities import Rejection, ResourceKey
+from model.entities import VALIDATOR, Rejection, ResourceKey
 from model.identity import Identity
 from model.world import Change, Key, Kind, World, key_of
 from xds.protocol.sotw import hash_resources
@@ -211,7 +211,7 @@ class Publisher:
         if self.world is not None:
             self._removed_clusters.record(self.world, world, self.world.accepted, self._clock())
         self.world, self._now = world, self._clock()
-        self._local_rejections = {each for each in self._local_rejections if each not in world.rejections}
+        self._local_rejections = {each for each in self._local_rejections if _is_awaited(each, world)}
         for key, rollout in [*self._rollouts.items()]:
             rebuilt = build(rollout.wanted.scope, world, canaries=self._canaries_enabled)
             self._replace_rollout(key, rebuilt, compare(rollout, rebuilt))
@@ -232,9 +232,10 @@ class Publisher:
         moved: set[UUID] = set()
         for change in changes:
             if isinstance(change.value, Rejection):
-                self._local_rejections.discard(change.key)
+                self._local_rejections.discard(key_of(change.value))
             if change.kind in (Kind.EXIT, Kind.PROXY) and isinstance(change.key, UUID):
                 moved.add(change.key)
+        self._local_rejections = {each for each in self._local_rejections if _is_awaited(each, world)}
         advanced = {
             key: advance(rollout, world, resources, canaries=self._canaries_enabled)
             for key, resources in affected(changes, old, world).items()
@@ -301,8 +302,7 @@ class Publisher:
     def add_rejections(self, rejections: Sequence[Rejection]) -> None:
         """Record rejected versions. Nobody else here is asked to try them while other replicas may not know."""
         assert self.world is not None
-        rejected = {key_of(each) for each in rejections}
-        self._local_rejections |= {each for each in rejected if each not in self.world.rejections}
+        self._local_rejections |= {key for each in rejections if _is_awaited(key := key_of(each), self.world)}
         if self._observer is not None:
             self._observer.record_rejections(rejections)
 
@@ -480,6 +480,14 @@ class Publisher:
                 self._rollouts.pop(key, None)
                 self._canaries.pop(key, None)
                 self._in_progress.discard(key)
+
+
+def _is_awaited(rejection: Key, world: World) -> bool:
+    """Return whether a rejection, by its key, will be in the World: that of a removed proxy is not stored."""
+    if rejection in world.rejections or not isinstance(rejection, tuple):
+        return False
+    proxy_id = rejection[-1]
+    return proxy_id == VALIDATOR or proxy_id in world.proxies
 
 
 def _clusters_of(view: ProxyView) -> dict[str, Resource]:
