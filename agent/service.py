@@ -166,7 +166,12 @@ class _Agent:
             self._supervisor = EnvoySupervisor(await self._build_command(envoy, enrolment), self._folder, self._board)
             if enrolment.role is Role.EXIT:
                 self._heartbeat = HeartbeatSender(
-                    client, self._board, orders=orders, load=LoadReader(self._supervisor), renewal=renewal
+                    client,
+                    self._board,
+                    orders=orders,
+                    load=LoadReader(self._supervisor),
+                    renewal=renewal,
+                    metrics=self._settings.advertised_metrics,
                 )
                 tasks.create_task(cut_when_leaking(self._board, self._supervisor), name="leaks")
                 await self._monitor.observe()
@@ -183,7 +188,9 @@ class _Agent:
                     )
             else:
                 cutter = ConnectionCutter(self._relay.record, self._board)
-                self._heartbeat = HeartbeatSender(client, self._board, cutter=cutter, renewal=renewal)
+                self._heartbeat = HeartbeatSender(
+                    client, self._board, cutter=cutter, renewal=renewal, metrics=self._settings.advertised_metrics
+                )
                 tasks.create_task(cutter.run(), name="cutter")
                 tasks.create_task(end_unanswered_requests(self._supervisor), name="silent exits")
             tasks.create_task(self._run_envoy(self._supervisor), name="envoy")

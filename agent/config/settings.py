@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Final
 
@@ -148,6 +148,13 @@ class AgentSettings:
     @property
     def role(self) -> Role:
         return Role.EXIT if self.exit else Role.GATEWAY
+
+    @property
+    def advertised_metrics(self) -> Endpoint | None:
+        """Where Prometheus reaches Envoy's metrics; None if there are none, or the agent knows no address of its host."""
+        if self.metrics is None or not ip_address(self.metrics.host).is_unspecified:
+            return self.metrics
+        return Endpoint(self.exit.address, self.metrics.port) if self.exit else None
 
     @property
     def kill_switch(self) -> bool:

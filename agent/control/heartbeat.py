@@ -18,6 +18,7 @@ from agent.control.renewal import Renewal
 from agent.control.signed_client import SignedClient
 from agent.egress.wire_format import serialize_observation
 from agent.envoy.envoy_stats import LoadReader
+from model.endpoint import Endpoint
 from model.entities import Role
 from model.errors import ExitplaneError
 from model.version import exitplane_version
@@ -40,6 +41,7 @@ class HeartbeatSender:
         load: LoadReader | None = None,
         cutter: ConnectionCutter | None = None,
         renewal: Renewal | None = None,
+        metrics: Endpoint | None = None,
     ) -> None:
         self._client = client
         self._board = board
@@ -47,6 +49,7 @@ class HeartbeatSender:
         self._load = load
         self._cutter = cutter
         self._renewal = renewal
+        self._metrics = metrics
         self._interval_s = client.enrolment.interval_s
         self._delivered = True
 
@@ -79,6 +82,8 @@ class HeartbeatSender:
     def _build_status(self, *, stopping: bool) -> dict[str, Any]:
         report = self._board.report
         status: dict[str, Any] = {"envoy": report.envoy, "stopping": stopping, "version": exitplane_version()}
+        if self._metrics is not None:
+            status["metrics_address"] = str(self._metrics)
         if self._client.enrolment.role is Role.EXIT:
             tunnel = HealthState.DOWN if report.paused else report.tunnel
             status |= {"tunnel": tunnel, "reason": report.paused or report.reason}

@@ -15,6 +15,7 @@ from agent.control.api_client import ApiClient
 from agent.control.enrolment import ensure_enrolled
 from agent.control.heartbeat import HeartbeatSender
 from agent.control.signed_client import Deregistered, Replaced, SignedClient
+from model.endpoint import Endpoint
 from model.entities import Role
 
 LONG_S = 300.0
@@ -26,12 +27,12 @@ def sending(http, make_settings):
     """`async with sending(role, board)`: run a sender; yield its enrolment and its task."""
 
     @asynccontextmanager
-    async def begin(role: Role, board: StatusBoard):
+    async def begin(role: Role, board: StatusBoard, **more):
         settings = make_settings(role)
         folder = StateDir(settings.state)
         with folder.locked():
             enrolment = await ensure_enrolled(settings, folder, ApiClient(http, settings.api))
-        sender = HeartbeatSender(SignedClient(ApiClient(http, settings.api), enrolment), board)
+        sender = HeartbeatSender(SignedClient(ApiClient(http, settings.api), enrolment), board, **more)
         task = asyncio.create_task(sender.run())
         yield enrolment, task
         task.cancel()
@@ -45,6 +46,27 @@ def a_board(**report) -> StatusBoard:
     board = StatusBoard()
     board.update(**{"envoy": HealthState.UP, "tunnel": HealthState.UP, "reason": "", **report})
     return board
+
+
+async def test_heartbeat_has_the_address_of_metrics(plane, sending, until):
+    async with sending(Role.GATEWAY, a_board(), metrics=Endpoint("2001:db8::1", 9902)):
+        body = await until(lambda: plane.beats and plane.beats[0])
+    assert body["metrics_address"] == "[2001:db8::1]:9902"
+
+
+@pytest.mark.parametrize(
+    ("role", "listens", "advertised"),
+    [
+        (Role.GATEWAY, None, None),
+        (Role.GATEWAY, "192.0.2.1", "192.0.2.1:9902"),
+        (Role.GATEWAY, "0.0.0.0", None),
+        (Role.EXIT, "::", "192.0.2.3:9902"),
+    ],
+)
+def test_advertised_address_of_metrics_is_one_that_others_reach(make_settings, role, listens, advertised):
+    settings = make_settings(role, metrics=listens and Endpoint(listens, 9902))
+    found = settings.advertised_metrics
+    assert (found and str(found)) == advertised
 
 
 async def test_exit_heartbeat_has_tunnel_and_envoy(plane, sending, until):
