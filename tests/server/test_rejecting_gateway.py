@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from model.entities import ResourceKey
+from model.entities import Rejection, ResourceKey
 from model.repositories import declared, rollout
 from model.tables import ProxyRow, RouteRow
 from model.unit_of_work import write
@@ -154,6 +154,8 @@ async def test_deregistered_gateway_takes_its_rejections_along(
         key = ResourceKey(group_of(fleet_db), names.ROUTE, names.GATEWAY_ROUTES)
         version = newcomer.client.versions[names.ROUTE][names.GATEWAY_ROUTES]
         assert server.publisher.world.rejections_of[key, version] == {(key, version, other.id)}
+        server.publisher.add_rejections([Rejection(key, "late", rogue.id, "no")])  # nobody stores it
+        assert not server.publisher.has_local_rejection(key.group)
 
 
 async def test_override_releases_what_all_reject(fleet_db, server, rejected_by_both, drive, until, database):
