@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from datetime import UTC, datetime
+from functools import partial
 
 import aiohttp
 import pytest
@@ -50,6 +51,13 @@ async def scrape(url):
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
+async def scrape_when_settled(url):
+    """Return the metrics once the keeper holds its lease and the replica has recorded that it hears; None before."""
+    found = await scrape(url)
+    hears = any(family.samples for name, family in found.items() if name == "exitplane_ingest_watermark_age_seconds")
+    return found if hears and value(found, "keeper_leader") == 1 else None
+
+
 def value(families, name, **labels):
     (found,) = [
         each.value
@@ -77,7 +85,7 @@ async def test_metrics_of_a_running_system(plane, fleet_db, connect, has_all, un
         await until(lambda: xds.counters.nacks[changed.type_url] == 1)
         await fetch(f"{api_url}/health")
         await fetch(f"{api_url}/no/such/path")
-        found = await scrape(metrics_url)
+        found = await until(partial(scrape_when_settled, metrics_url))
 
     series = {each.name for family in found.values() for each in family.samples}
     suffixes = {MetricKind.HISTOGRAM: "_bucket", MetricKind.COUNTER: "", MetricKind.GAUGE: ""}
