@@ -217,7 +217,7 @@ def health():
                     pass
 
             server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), HealthHandler))
-            thread = Thread(target=server.serve_forever)
+            thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
             thread.start()
             stack.callback(thread.join)
             stack.callback(server.shutdown)

@@ -141,6 +141,7 @@ def test_exits_share_by_weight(ask, policy):
     assert 95 < Counter(ask(pool) for _ in range(160))[f"{pool}-1"] < 145
 
 
+@pytest.mark.slow
 def test_random_policy_ignores_weights(ask):
     assert 50 < Counter(ask("by-random") for _ in range(160))["by-random-1"] < 110
 

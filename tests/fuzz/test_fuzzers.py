@@ -16,7 +16,7 @@ EXECUTIONS = "EXITPLANE_FUZZ_EXECUTIONS"
 
 @pytest.mark.parametrize("fuzzer", FUZZERS, ids=lambda each: each.name)
 def test_input_is_read_or_refused(fuzzer: Fuzzer, record_property: pytest.RecordProperty) -> None:
-    wanted = int(os.environ.get(EXECUTIONS, "0")) // len(FUZZERS) or scaled(50)
+    wanted = int(os.environ.get(EXECUTIONS, "0")) // len(FUZZERS) or scaled(20)
     executions = 0
 
     @given(fuzzer.inputs)

@@ -51,6 +51,7 @@ async def test_stream_ends_with_ok_at_its_age(fleet_db, serve, connect, draw_str
         assert await client.end() is grpc.StatusCode.OK
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_logged_errors")
 async def test_client_of_old_stream_reconnects_and_resumes(
     fleet_db, serve, dial, until, has_all, services, draw_stream_ages

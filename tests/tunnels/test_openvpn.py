@@ -44,6 +44,7 @@ async def test_wrong_password_is_reported_and_retried_slowly(openvpn, internet, 
     assert "wrong-and-never-shown" not in logged
 
 
+@pytest.mark.slow
 async def test_dead_server_is_reported_and_reconnected(processes, internet, run_tunnel, until, ask_page, tmp_path):
     openvpn = providers.OpenVpnProvider(processes, tmp_path, keepalive="1 3")
     openvpn.start()
