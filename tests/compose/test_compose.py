@@ -71,9 +71,11 @@ def test_compose_file_serves_each_country_while_parts_restart():
         for country, sources in COUNTRIES.items():
             demo.wait_for(f"{country} to serve again", lambda: demo.fetch(country)[1] in sources)  # noqa: B023
         assert demo.inspect("setup", "{{.State.ExitCode}}") == "0"
-        address = f"{demo.net}.13"
-        demo.exec("provider", "curl", "-fsS", "-X", "PUT", "-d", "de", f"http://203.0.113.2/ipinfo/{address}")
-        demo.wait_for("the exit behind gluetun", lambda: demo.fetch(pool="vpn") == (200, address), "gluetun", "vpn-1")
+        # a host that filters bridged packets replaces the container's address by the network's
+        addresses = {f"{demo.net}.13", f"{demo.net}.1"}
+        for each in addresses:
+            demo.exec("provider", "curl", "-fsS", "-X", "PUT", "-d", "de", f"http://203.0.113.2/ipinfo/{each}")
+        demo.wait_for("the exit behind gluetun", lambda: demo.fetch(pool="vpn")[1] in addresses, "gluetun", "vpn-1")
         assert demo.exec("control-plane", "cat", "/state/admin.key").stdout == before
 
         # starts that are impossible end by themselves, with their reason
