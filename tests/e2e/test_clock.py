@@ -130,7 +130,7 @@ def read_history(lab: Lab) -> dict[str, list[tuple[str, str, str, str | None]]]:
     """Read the history of each exit: states, their reasons, and when each began and ended."""
     history = {}
     for exit_ in lab.api("GET", "/exits")["items"]:
-        periods = lab.api("GET", f"/exits/{exit_['id']}/history")["states"]
+        periods = lab.api("GET", f"/exits/{exit_['id']}/history?hours=96")["states"]
         history[exit_["name"]] = [(each["state"], each["reason"], each["since"], each["until"]) for each in periods]
     return history
 

@@ -67,7 +67,8 @@ def versions_in_envoy(agent) -> dict[tuple[str, str], str]:
         for each in dump.get("dynamic_active_clusters", ()):
             found[names.CLUSTER, each["cluster"]["name"]] = each["version_info"]
         for each in dump.get("dynamic_listeners", ()):
-            found[names.LISTENER, each["name"]] = each["active_state"]["version_info"]
+            if "active_state" in each:  # a removed one drains
+                found[names.LISTENER, each["name"]] = each["active_state"]["version_info"]
         for each in dump.get("dynamic_route_configs", ()):
             found[names.ROUTE, each["route_config"]["name"]] = each["version_info"]
         for each in dump.get("ecds_filters", ()):
