@@ -151,7 +151,7 @@ class AgentSettings:
 
     @property
     def advertised_metrics(self) -> Endpoint | None:
-        """Where Prometheus reaches Envoy's metrics; None if there are none, or the agent knows no address of its host."""
+        """The address of Envoy's metrics for Prometheus; None if there are none, or the agent knows no address of its host."""
         if self.metrics is None or not ip_address(self.metrics.host).is_unspecified:
             return self.metrics
         return Endpoint(self.exit.address, self.metrics.port) if self.exit else None
