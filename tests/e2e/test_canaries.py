@@ -6,13 +6,15 @@ import json
 import re
 import resource
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import grpc
 import pytest
 
 from demo import http_client
@@ -23,6 +25,7 @@ from model.authority import create_authority, issue_server
 from tests.e2e.labs import settings_of
 from tests.gluetun import GluetunStandIn, running
 from tests.ports import reserved_port
+from tests.server.otlp_sink import SERVICE
 
 NAME = "page.internet.test"
 PARENT, GLUETUN, OPERATOR, CLIENT, SESSION, QUERY = (
@@ -42,6 +45,9 @@ class PlantedLab:
     lab: Lab
     canaries: dict[str, str] = field(default_factory=dict)
     """The kind of each secret, by its text."""
+    metrics_url: str = ""
+    spans: list[bytes] = field(default_factory=list)
+    """What the control plane exported."""
 
     def found_in(self, content: bytes) -> set[str]:
         return {kind for secret, kind in self.canaries.items() if secret.encode() in content}
@@ -67,12 +73,39 @@ def core_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_CORE, before)
 
 
+@contextmanager
+def collector() -> Iterator[tuple[str, list[bytes]]]:
+    """Run a collector of spans while the block lasts. Yield its URL, and the requests that it received."""
+    received: list[bytes] = []
+
+    def take(request: bytes, _context: grpc.ServicerContext) -> bytes:
+        received.append(request)
+        return b""
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    handlers = {"Export": grpc.unary_unary_rpc_method_handler(take)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"http://127.0.0.1:{port}", received
+    server.stop(None).wait()
+
+
 @pytest.fixture(scope="module")
 def planted(core_files, tmp_path_factory) -> Iterator[PlantedLab]:
     parent = GluetunStandIn(
         username="exit", password=PARENT, source="127.0.0.201", api_key=GLUETUN, names={NAME: "127.0.0.1"}
     )
-    with open_lab(settings_of("us", tunnels=False)) as lab, ExitStack() as stack:
+    environment: dict[str, str] = {}
+    with (
+        collector() as (collector_url, spans),
+        open_lab(settings_of("us", tunnels=False, environment=environment)) as lab,
+        ExitStack() as stack,
+    ):
+        # another address with the port that is the lab's own
+        metrics = f"127.0.0.3:{lab.api_url.rpartition(':')[2]}"
+        environment |= {"EXITPLANE_METRICS_LISTEN": metrics, "OTEL_EXPORTER_OTLP_ENDPOINT": collector_url}
+        environment["OTEL_BSP_SCHEDULE_DELAY"] = "100"
         parent.names = {NAME: str(lab.plan.page_address)}
         stack.enter_context(running(parent))
         _plant_parent(lab, parent, tmp_path_factory.mktemp("credentials"))
@@ -81,6 +114,7 @@ def planted(core_files, tmp_path_factory) -> Iterator[PlantedLab]:
         lab.start_control_plane()
         lab.declare()
         made = PlantedLab(lab, {PARENT: "parent's password", GLUETUN: "gluetun's key", CLIENT: "client's password"})
+        made.metrics_url, made.spans = f"http://{metrics}/metrics", spans
         made.canaries |= {SESSION: "a target's cookie", QUERY: "a target's query", OPERATOR: "operator's password"}
         _plant_operator(made)
         _plant_certificate(made)
@@ -157,6 +191,14 @@ def test_no_secret_is_in_a_reply_of_the_api(planted):
         if path != "/api/v1/events":
             answer = http_client.fetch(f"{lab.api_url}{path}", headers=lab.operator_headers)
             assert planted.found_in(answer.body) == set(), path
+
+
+def test_no_secret_is_in_metrics_and_traces(planted, eventually):
+    text = http_client.fetch(planted.metrics_url).body
+    assert b'pool="us"' in text
+    assert planted.found_in(text) == set()
+    eventually(lambda: b"POST /api/v1/certificates" in b"".join(planted.spans))
+    assert planted.found_in(b"".join(planted.spans)) == set()
 
 
 def test_no_process_leaves_a_core_file(planted):
