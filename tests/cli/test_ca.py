@@ -23,6 +23,8 @@ from model.tables import FleetRow, ProxyRow
 from model.unit_of_work import write
 from tests.conftest import KEYRING
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime.now(UTC)
 
 
@@ -109,7 +111,6 @@ async def test_intermediate_is_replaced_at_once_below_the_same_root(ca, site):
     assert replica.value == await site.load() != after
 
 
-@pytest.mark.slow
 async def test_root_is_replaced_in_steps_that_wait_for_all_proxies(ca, site):
     old = await site.load()
     await site.renew()

@@ -25,7 +25,7 @@ from tests.envoy.two_hops import FLEET, POOL, TwoHops, make_exit, two_hops
 from tests.servers import serving
 from xds.translate import names
 
-pytestmark = pytest.mark.envoy
+pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 EXIT = make_exit(1, None, egress_address="127.0.0.1")
 DEFAULT, EXACT, WILDCARD = UUID(int=31), UUID(int=32), UUID(int=33)
 HOSTS = {DEFAULT: "gateway.example", EXACT: "de.gateway.example", WILDCARD: "*.gateway.example"}

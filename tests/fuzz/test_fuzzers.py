@@ -10,13 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from tests.fuzz.fuzzers import FUZZERS, Fuzzer
 from tests.scale import scaled
 
+pytestmark = pytest.mark.slow
 EXECUTIONS = "EXITPLANE_FUZZ_EXECUTIONS"
 """The executions of all fuzzers together, which share them equally."""
 
 
 @pytest.mark.parametrize("fuzzer", FUZZERS, ids=lambda each: each.name)
 def test_input_is_read_or_refused(fuzzer: Fuzzer, record_property: pytest.RecordProperty) -> None:
-    wanted = int(os.environ.get(EXECUTIONS, "0")) // len(FUZZERS) or scaled(20)
+    wanted = int(os.environ.get(EXECUTIONS, "0")) // len(FUZZERS) or scaled(100)
     executions = 0
 
     @given(fuzzer.inputs)

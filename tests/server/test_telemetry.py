@@ -17,7 +17,7 @@ from model.settings import Settings
 from model.tables import ApiKeyRow, OperatorRow
 from model.telemetry.metrics import METRICS, MetricKind
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 REASON_NEEDED = {
     "exitplane_connections_closed_total",
     "exitplane_xds_streams_refused_total",
