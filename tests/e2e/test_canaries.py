@@ -47,7 +47,7 @@ class PlantedLab:
     """The kind of each secret, by its text."""
     metrics_url: str = ""
     spans: list[bytes] = field(default_factory=list)
-    """What the control plane exported."""
+    """The requests with spans that the control plane exported."""
 
     def found_in(self, content: bytes) -> set[str]:
         return {kind for secret, kind in self.canaries.items() if secret.encode() in content}
