@@ -60,6 +60,11 @@ def read_config(lab, gateway, eventually):
     return read
 
 
+def holds_secrets(config) -> bool:
+    """Return whether the gateway holds a certificate, as it does until the listener of a former test is drained."""
+    return any(each["type_url"] == names.SECRET and each["resources"] for each in config["types"])
+
+
 def versions_in_envoy(agent) -> dict[tuple[str, str], str]:
     """Read the versions that an Envoy uses, by type and name."""
     found = {}
@@ -77,7 +82,7 @@ def versions_in_envoy(agent) -> dict[tuple[str, str], str]:
 
 
 def test_reported_config_equals_envoys_config_dump(lab, read_config):
-    config = read_config(condition=lambda config: config["in_sync"])
+    config = read_config(condition=lambda config: config["in_sync"] and not holds_secrets(config))
     held = {(each["type_url"], it["name"]): it["accepted"] for each in config["types"] for it in each["resources"]}
     in_use = versions_in_envoy(lab.gateway)
     assert in_use
