@@ -129,14 +129,17 @@ def planted(core_files, tmp_path_factory) -> Iterator[PlantedLab]:
 
 
 def _find_problem(lab: Lab, *, tunnel: bool) -> str | None:
-    """Send a request with a client's secrets, and return its answer unless it succeeds."""
-    answer = http_client.fetch_through(
-        lab.gateway_address,
-        f"http://{NAME}:{lab.plan.page_port}/?q={QUERY}",
-        tunnel=tunnel,
-        proxy_headers=user_headers("demo-country-us", CLIENT),
-        headers={"Cookie": SESSION},
-    )
+    """Send a request with a client's secrets, and return what is wrong with its answer, or why there is none."""
+    try:
+        answer = http_client.fetch_through(
+            lab.gateway_address,
+            f"http://{NAME}:{lab.plan.page_port}/?q={QUERY}",
+            tunnel=tunnel,
+            proxy_headers=user_headers("demo-country-us", CLIENT),
+            headers={"Cookie": SESSION},
+        )
+    except OSError as error:  # exits may be healthy before the gateway listens
+        return str(error)
     return None if answer.status == 200 else answer.text
 
 
