@@ -23,6 +23,8 @@ EXIT = make_exit(1, None, egress_address="127.0.0.1")
 
 
 class _EmptyPage(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
     def do_GET(self):
         self.send_response(200)
         self.send_header("content-length", "0")
@@ -71,8 +73,15 @@ def dialled(hops: TwoHops, identity: ssl.SSLContext, session: ssl.SSLSession | N
 
 
 def request(connection: ssl.SSLSocket, port: int) -> bytes:
+    """Return the first line of the answer as far as its status."""
     connection.sendall(f"GET http://127.0.0.1:{port}/ HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n\r\n".encode())
-    return connection.recv(12)
+    return connection.recv(65536)[:12]
+
+
+def open_tunnel(connection: ssl.SSLSocket, port: int) -> bytes:
+    """Return the first line of the answer as far as its status."""
+    connection.sendall(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n\r\n".encode())
+    return connection.recv(65536)[:12]
 
 
 def test_exit_refuses_a_gateway_that_was_removed(hops, identity):
@@ -97,8 +106,27 @@ def test_exit_refuses_a_gateway_that_was_removed(hops, identity):
         assert resumed == [False, True]
         gateway = server.world.proxies[GATEWAY]
         server.change(Change(Kind.PROXY, GATEWAY, None))
-        eventually(lambda: not is_admitted())
-        assert exit_.stat(f"listener.127.0.0.1_{exit_.ports[names.EXIT_LISTENER]}.ssl.fail_verify_san") > 0
+        refused = f"listener.127.0.0.1_{exit_.ports[names.EXIT_LISTENER]}.ssl.fail_verify_san"
+        eventually(lambda: not is_admitted() and exit_.stat(refused) > 0)  # by TLS, not by the filter of requests alone
         server.change(put(gateway))
         eventually(is_admitted)
+    assert exit_.stat("listener_manager.listener_modified") == 0  # it drains nothing
+
+
+def test_open_connections_of_removed_gateway_carry_no_new_request(hops, identity):
+    """Envoy checks a certificate at the handshake alone, so each request is checked by itself."""
+    exit_, server = hops.exits[EXIT.id], hops.servers[EXIT.id]
+    gateway = server.world.proxies[GATEWAY]
+    with (
+        serving(ThreadingHTTPServer(("127.0.0.1", 0), _EmptyPage)) as port,
+        dialled(hops, identity) as connection,
+        dialled(hops, identity) as unused,
+    ):
+        eventually(lambda: request(connection, port) == b"HTTP/1.1 200")
+        server.accept()  # a canary would have to try changes first, of which there is none here
+        server.change(Change(Kind.PROXY, GATEWAY, None))
+        eventually(lambda: request(connection, port) == b"HTTP/1.1 403")
+        assert open_tunnel(unused, port) == b"HTTP/1.1 403"
+        server.change(put(gateway))
+        eventually(lambda: request(connection, port) == b"HTTP/1.1 200")
     assert exit_.stat("listener_manager.listener_modified") == 0  # it drains nothing

@@ -19,6 +19,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from model.entities import Exit, Parent
 from xds.translate import names
+from xds.translate.admitted_gateways import admission_filter
 from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
 from xds.translate.forbidden_targets import sample_egress_address
@@ -56,13 +57,14 @@ def define_exit_listener(exit_: Exit) -> Listener:
 
     Requests come over HTTP/1.1, on a connection for each tunnel: when a target closes a tunnel, Envoy resets an HTTP/2 stream and
     drops its buffer, but writes a connection's buffer to the end (docs/architecture.md#whole-before-fast). Health checks come over
-    HTTP/2.
+    HTTP/2. The admission comes first, so that no gateway finds an exit healthy before the exit admits its requests.
     """
     manager = connection_manager(
         names.EXIT_LISTENER,
         codec=HttpConnectionManagerCodecType.AUTO,
         routes=names.PARENT_ROUTES if exit_.parent else names.EXIT_ROUTES,
         filters=[
+            admission_filter(),
             http_filter("envoy.filters.http.health_check", _health()),
             *(parent_filters(exit_.parent) if exit_.parent else [_resolver(exit_.egress_address)]),
         ],
