@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import ssl
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 
 from model.world import Change, Kind, put
 from tests.envoy.envoy_process import BOUND_S, eventually
+from tests.envoy.gateway_identity import read_identity
 from tests.envoy.two_hops import GATEWAY, TwoHops, make_exit, two_hops
 from tests.servers import serving
 from xds.translate import names
@@ -45,20 +45,10 @@ def hops(folder) -> Iterator[TwoHops]:
         yield started
 
 
-def secret_of(folder: Path, path: str) -> dict:
-    return json.loads((folder / str(GATEWAY) / path).read_text())["resources"][0]
-
-
 @pytest.fixture(scope="module")
 def identity(folder, hops) -> ssl.SSLContext:
     """TLS with the gateway's certificate."""
-    root = secret_of(folder, names.AUTHORITY_PATH)["validation_context"]["trusted_ca"]["inline_string"]
-    context = ssl.create_default_context(cadata=root)
-    own = secret_of(folder, names.IDENTITY_PATH)["tls_certificate"]
-    pair = folder / "pair.pem"
-    pair.write_text(own["certificate_chain"]["inline_string"] + own["private_key"]["inline_string"])
-    context.load_cert_chain(pair)
-    return context
+    return read_identity(folder / str(GATEWAY))
 
 
 @contextmanager

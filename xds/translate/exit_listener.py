@@ -24,6 +24,7 @@ from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
 from xds.translate.forbidden_targets import sample_egress_address
 from xds.translate.http import HANDSHAKE_TIMEOUT, KEEPALIVE, connection_manager, exit_replies, http_filter, tcp_address
+from xds.translate.open_requests import report_open_requests
 from xds.translate.parent_failures import parent_filters, parent_replies
 from xds.translate.template import ANY_PARENT, EXIT_FIELDS
 from xds.translate.tls import from_gateways
@@ -71,6 +72,7 @@ def define_exit_listener(exit_: Exit) -> Listener:
         local_replies=parent_replies() if exit_.parent else _replies(),
         scheme="http",
     )
+    report_open_requests(manager)
     chain = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
     return Listener(
         name=names.EXIT_LISTENER,

@@ -82,6 +82,9 @@ AGGREGATE_PATTERN: Final = f"{AGGREGATE_PREFIX}[0-9a-f]{{24}}"
 """The names of aggregate clusters, as a regular expression."""
 CERTIFICATE_PREFIX: Final = "certificate/"
 
+AGENT: Final = "agent"
+"""The cluster of the agent's socket, which every bootstrap has (envoy/bootstrap.yaml)."""
+
 METADATA: Final = "exitplane"
 POOL_METADATA: Final = "pool"
 
