@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
+from model.entities import Proxy, Role
 from model.world import Change, Kind, put
 from tests.envoy.envoy_process import BOUND_S, eventually
 from tests.envoy.gateway_identity import read_identity
-from tests.envoy.two_hops import GATEWAY, TwoHops, make_exit, two_hops
+from tests.envoy.two_hops import FLEET, GATEWAY, TwoHops, certify, make_exit, two_hops
 from tests.servers import serving
 from xds.translate import names
 
@@ -68,6 +70,15 @@ def request(connection: ssl.SSLSocket, port: int) -> bytes:
     return connection.recv(65536)[:12]
 
 
+def is_answered(hops: TwoHops, identity: ssl.SSLContext) -> bool:
+    """Check if the exit answers a request at all, be it that it reaches no target."""
+    try:
+        with dialled(hops, identity) as connection:
+            return request(connection, 1) != b""
+    except OSError:  # an alert, the end or a reset, whichever comes first
+        return False
+
+
 def open_tunnel(connection: ssl.SSLSocket, port: int) -> bytes:
     """Return the first line of the answer as far as its status."""
     connection.sendall(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\n\r\n".encode())
@@ -101,6 +112,26 @@ def test_exit_refuses_a_gateway_that_was_removed(hops, identity):
         server.change(put(gateway))
         eventually(is_admitted)
     assert exit_.stat("listener_manager.listener_modified") == 0  # it drains nothing
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        None,
+        Proxy(UUID(int=8), FLEET, "unknown", Role.GATEWAY),
+        Proxy(GATEWAY, UUID(int=2), "of another fleet", Role.GATEWAY),
+        Proxy(EXIT.id, FLEET, "an exit", Role.EXIT),
+    ],
+    ids=lambda each: "no certificate" if each is None else each.name,
+)
+def test_exit_refuses_who_is_no_gateway_of_its_fleet(hops, identity, tmp_path, stranger):
+    """The certificates are of the same authority, as those of the fleet's gateways."""
+    context = ssl.create_default_context(cadata=hops.authority.certificate_pem)
+    if stranger is not None:
+        certify(tmp_path, hops.authority, stranger)
+        context = read_identity(tmp_path)
+    assert not is_answered(hops, context)
+    assert is_answered(hops, identity)
 
 
 def test_open_connections_of_removed_gateway_carry_no_new_request(hops, identity):
