@@ -99,7 +99,7 @@ async def test_connections_of_gateways_that_are_not_admitted_are_reset(resets):
 # -- with a real Envoy -------------------------------------------------------------------------------------------------
 
 
-class _Echo(BaseRequestHandler):
+class _EchoHandler(BaseRequestHandler):
     def handle(self):
         while data := self.request.recv(65536):
             self.request.sendall(data)
@@ -153,7 +153,7 @@ async def test_tunnels_of_removed_gateway_end_and_those_of_others_go_on(hops, re
     identities = [read_identity(hops.folder / str(each)) for each in (GATEWAY, OTHER.id)]
     record.update(names.SECRET, admitting(GATEWAY, OTHER.id))
     with (
-        serving(ThreadingTCPServer(("127.0.0.1", 0), _Echo)) as port,
+        serving(ThreadingTCPServer(("127.0.0.1", 0), _EchoHandler)) as port,
         tunnel(hops, identities[0], port) as removed,
         tunnel(hops, identities[1], port) as kept,
     ):
