@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute
 from api.features.api_keys.endpoints import router as api_keys
 from api.features.audit_events.endpoints import router as audit_events
 from api.features.auth.endpoints import router as auth
+from api.features.authority.endpoints import router as authority
 from api.features.certificates.service import CERTIFICATES
 from api.features.containers.endpoints import router as containers
 from api.features.declared.endpoints import router as declared
@@ -81,6 +82,7 @@ ROUTERS = (
     events,
     keepalives,
     discovery,
+    authority,
 )
 TITLE = "Exitplane"
 DESCRIPTION = """\

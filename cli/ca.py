@@ -318,7 +318,8 @@ async def _read_crl() -> str:
         current = await authorities.load(session)
         if current is None:
             raise _no_authority()
-        return sign_crl(current, await authorities.revoked(session, current.issuer_id, now), now)
+        crl = sign_crl(current, await authorities.revoked(session, current.issuer_id, now), now)
+    return crl.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def _no_authority() -> NoAuthority:

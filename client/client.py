@@ -53,6 +53,7 @@ COLLECTIONS: Final = (
 )
 """The collections that can be listed and read, by their names in the API."""
 _OTHER_PARTS: Final = ("containers", "declared", "events", "auth", "vpn_sentinel")
+_REVOCATION_LIST: Final = Operation("read_revocation_list", "GET", f"{BASE_PATH}/authority/crl", None, bytes)
 HealthPart = Literal["live", "ready", "startup"]
 _HEALTH_OPERATIONS: Final[dict[HealthPart, tuple[str, str]]] = {
     "live": ("show_health", "/health"),
@@ -234,6 +235,7 @@ class Client:
             yield from getattr(self, part.replace("-", "_")).operations()
         yield self._explain
         yield self._discovery
+        yield _REVOCATION_LIST
         yield from (self._health(part) for part in _HEALTH_OPERATIONS)
 
     async def explain(self, target: str, **query: QueryValue) -> ExplainOut:
@@ -243,6 +245,11 @@ class Client:
     async def discover_targets(self) -> list[TargetGroupOut]:
         """Read what Prometheus should scrape."""
         return (await self._transport.send(self._discovery)).value
+
+    async def revocation_list(self, *, der: bool = False) -> bytes:
+        """Read the authority's list of revoked certificates, in PEM or DER."""
+        headers = {"Accept": "application/pkix-crl"} if der else None
+        return (await self._transport.send(_REVOCATION_LIST, headers=headers)).value
 
     async def health(self, part: HealthPart = "live") -> HealthOut:
         """Read the health of the process: `live`, `ready` or `startup`."""

@@ -44,7 +44,7 @@ class Operation(Generic[T]):
     """An operation of the OpenAPI document, by its id.
 
     `body` and `response` are the schemas of the request's and the reply's content, or None for no content. With a subclass of
-    `dict` as `response`, each JSON object of the reply becomes one, without a schema.
+    `dict` as `response`, each JSON object of the reply becomes one, without a schema; with `bytes` the content is returned as it is.
     """
 
     id: str
@@ -266,6 +266,8 @@ _HINT: Final = "start the control plane, or give its URL with --api"
 
 
 def _validate(kind: Any, content: bytes) -> Any:
+    if kind is bytes:
+        return content
     if isinstance(kind, type) and issubclass(kind, dict):
         found = json.loads(content, object_hook=kind)
         if not isinstance(found, kind):

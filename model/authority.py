@@ -280,8 +280,10 @@ class RevokedCertificate:
     at: datetime
 
 
-def sign_crl(authority: CertificateAuthority, revoked: Iterable[RevokedCertificate], now: datetime) -> str:
-    """Sign the revocation list (PEM) of the issuer (RFC 5280, section 5)."""
+def sign_crl(
+    authority: CertificateAuthority, revoked: Iterable[RevokedCertificate], now: datetime
+) -> x509.CertificateRevocationList:
+    """Sign the revocation list of the issuer (RFC 5280, section 5)."""
     key = _load_key(authority.key_pem)
     builder = (
         x509.CertificateRevocationListBuilder()
@@ -294,7 +296,7 @@ def sign_crl(authority: CertificateAuthority, revoked: Iterable[RevokedCertifica
     for each in revoked:
         entry = x509.RevokedCertificateBuilder().serial_number(int(each.serial, 16)).revocation_date(each.at)
         builder = builder.add_revoked_certificate(entry.build())
-    return builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.PEM).decode()
+    return builder.sign(key, hashes.SHA384())
 
 
 def key_id_of(certificate: x509.Certificate) -> str:

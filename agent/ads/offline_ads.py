@@ -76,6 +76,7 @@ class _RecordScope:
     key = "record"
     types: frozenset[str] = frozenset()
     shared = False
+    urgent = False
 
     def fleet(self, _world: World) -> None:
         return None

@@ -20,10 +20,12 @@ from agent.ads.config_record import AckTracker, ConfigRecord
 from agent.ads.encrypted_store import EncryptedStore
 from agent.ads.marked_forwarder import MarkedForwarder
 from agent.ads.record_writer import RecordWriter
+from agent.ads.removed_gateways import RemovedGateways
 from agent.ads.upstream import METHOD, SERVICE, Call, Denied, Upstream, raise_if_denied
 from agent.config import state_dir as files
 from agent.config.identity import Enrolment
 from agent.config.state_dir import StateDir
+from model.entities import Role
 from model.errors import ExitplaneError
 from model.identity import Identity
 
@@ -75,6 +77,8 @@ class Relay:
         self._server = grpc.aio.server(options=_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(self._serve)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        if enrolment.role is Role.EXIT:
+            self._server.add_generic_rpc_handlers((RemovedGateways(self._record).handler,))
 
     @property
     def record(self) -> ConfigRecord:

@@ -7,6 +7,7 @@ from typing import Final
 _COLLECTIONS: Final = (
     "api-keys",
     "audit-events",
+    "authority",
     "certificates",
     "declared",
     "discovery",
@@ -25,7 +26,7 @@ _COLLECTIONS: Final = (
     "status",
     "users",
 )
-_READ_ONLY: Final = frozenset({"audit-events", "discovery", "events", "explain", "status"})
+_READ_ONLY: Final = frozenset({"audit-events", "authority", "discovery", "events", "explain", "status"})
 _WRITE_ONLY: Final = frozenset({"keepalive"})
 SCOPES: Final = frozenset(
     [f"{name}:read" for name in _COLLECTIONS if name not in _WRITE_ONLY]

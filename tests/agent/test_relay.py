@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -335,6 +336,15 @@ def outage(control_plane, accepted, envoy):
 
 
 # -- with a control plane ----------------------------------------------------------------------------------------------
+
+
+async def test_relay_of_an_exit_receives_reports_of_open_requests(enrolment, folder):
+    relay = Relay(replace(enrolment, role=Role.EXIT), folder)
+    await relay.start()
+    async with grpc.aio.insecure_channel(f"unix:{folder.path / 'agent.sock'}") as channel:
+        report = channel.stream_unary("/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs")
+        assert await report(iter([b""])) == b""
+    await relay.stop()
 
 
 async def test_socket_is_private_and_removed_at_stop(make_relay, folder):

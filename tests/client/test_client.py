@@ -82,7 +82,7 @@ def takes(operation, name):
 
 def schema_of(kind):
     """Return the name of a schema in the document; for a mapping, that of its values."""
-    if kind is None:
+    if kind is None or kind is bytes:
         return None
     return re.sub(r"\W", "_", getattr(kind, "__name__", "") if not get_args(kind) else get_args(kind)[-1].__name__)
 
@@ -111,7 +111,7 @@ async def test_client_has_every_operation_of_the_openapi_document(plane, api):
             if status < "300"
             for schema in schemas_in(response.get("content", {}))
         }
-        assert answers - {"DryRunOut"} == ({schema_of(mine.response)} if mine.response else set()), name
+        assert answers - {"DryRunOut"} == ({schema_of(mine.response)} - {None}), name
         assert ("DryRunOut" in answers) == takes(operation, "dry_run"), name
 
 
@@ -198,6 +198,8 @@ async def call_every_method(api: Client, plane, database):
     await api.declared.apply(declared)
     await api.explain("https://example.com/", country="us")
     await api.discover_targets()
+    assert (await api.revocation_list()).startswith(b"-----BEGIN X509 CRL-----")
+    assert x509.load_der_x509_crl(await api.revocation_list(der=True)).issuer
     for part in ("live", "ready", "startup"):
         await api.health(part)
     assert (await api.events.page(limit=1)).items[0].type == "fleet.created"

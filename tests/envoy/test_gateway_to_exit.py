@@ -262,6 +262,7 @@ def _exit_listener(listener: Listener) -> Listener:
     manager = HttpConnectionManager.parse(chain.filters[0].typed_config.value)
     manager.codec_type = HttpConnectionManagerCodecType.HTTP2
     manager.scheme_header_transformation = None
+    del manager.http_filters[0]  # the admission of each request
     resolver = FilterConfig.parse(manager.http_filters[1].typed_config.value)
     manager.http_filters[1].typed_config = pack(replace(resolver, dns_cache_config=_targets_cache(resolver)))
     chain.filters[0].typed_config = pack(manager)

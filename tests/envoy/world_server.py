@@ -19,11 +19,14 @@ from model.world import Change, World, put
 from tests.envoy.envoy_process import ADMIN, EnvoyUnderTest, envoy_process
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Send, XdsStream
-from xds.snapshot.order import ADDITIONS, ROLLED_OUT
-from xds.snapshot.rollout import build
+from xds.snapshot.order import ADDITIONS
+from xds.snapshot.rollout import build, rolled_out
 from xds.snapshot.snapshot import ProxyView
+from xds.translate import names
 from xds.translate.scopes import Scope, scopes_of
 
+AGENT_SOCKET = "agent.sock"
+"""The path of an agent's socket in Envoy's folder."""
 SERVICE = "/envoy.service.discovery.v3.AggregatedDiscoveryService"
 METHODS = {
     f"{SERVICE}/DeltaAggregatedResources": Variant.DELTA,
@@ -81,7 +84,7 @@ class WorldServer(grpc.GenericRpcHandler):
         accepted = [
             Accepted(ResourceKey(snapshot.scope.key, type_url, name), resource.version, resource.body)
             for snapshot in self._view.snapshots
-            for type_url in ROLLED_OUT & snapshot.resources.keys()
+            for type_url in rolled_out(snapshot.scope) & snapshot.resources.keys()
             for name, resource in snapshot.resources[type_url].items()
         ]
         self.world = self.world.changed(self.world.revision + 1, map(put, accepted))
@@ -153,11 +156,18 @@ def bootstrap(port: int, variant: Variant = Variant.DELTA) -> dict:
         "load_assignment": {"cluster_name": "ads", "endpoints": [{"lb_endpoints": [host]}]},
         "typed_extension_protocol_options": {options: http2},
     }
+    pipe = {"endpoint": {"address": {"pipe": {"path": AGENT_SOCKET}}}}
+    agent = {
+        "name": names.AGENT,
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": names.AGENT, "endpoints": [{"lb_endpoints": [pipe]}]},
+        "typed_extension_protocol_options": {options: http2},
+    }
     grpc_services = [{"envoy_grpc": {"cluster_name": "ads"}}]
     return {
         "node": {"id": "gw", "cluster": "test"},
         "admin": ADMIN,
-        "static_resources": {"clusters": [ads]},
+        "static_resources": {"clusters": [ads, agent]},
         "dynamic_resources": {
             "lds_config": source,
             "cds_config": source,

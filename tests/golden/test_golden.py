@@ -41,8 +41,8 @@ FILES = {
     names.EXTENSION: "extensions",
     names.SECRET: "secrets",
 }
-ADS = {"name": "ads"}
-"""A cluster for ADS without endpoints: nothing is dialled."""
+ADS, AGENT = {"name": "ads"}, {"name": names.AGENT}
+"""Clusters without endpoints: nothing is dialled."""
 SCRIPTS = {
     "client_intent": CLIENT_INTENT_SCRIPT,
     "allow": ALLOW_SCRIPT,
@@ -210,7 +210,7 @@ def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
         "node": {"id": "golden", "cluster": "golden"},
         "static_resources": {
             "listeners": tables[names.LISTENER],
-            "clusters": [*tables[names.CLUSTER], ADS],
+            "clusters": [*tables[names.CLUSTER], ADS, AGENT],
             "secrets": tables[names.SECRET],
         },
         "dynamic_resources": {

@@ -197,7 +197,9 @@ def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
     if kind == "approval":
         fleet_id = draw(fleet_ids)
         return [put(Approval(fleet_id)) if draw(st.booleans()) else removal(Kind.APPROVAL, fleet_id)]
-    scope = draw(st.sampled_from([scope for scope in all_scopes(world) if not scope.types.isdisjoint(ROLLED_OUT)]))
+    scope = draw(
+        st.sampled_from([scope for scope in all_scopes(world) if not scope.types.isdisjoint(rollout.rolled_out(scope))])
+    )
     found = rollout.build(scope, world)
     if kind == "strange":
         keys = [ResourceKey(scope.key, each.type_url, each.name) for each in sorted(ids(found), key=str)]
@@ -428,7 +430,7 @@ def test_given_resources_have_their_references_and_at_least_half(data):
     for revision in range(2, 2 + data.draw(st.integers(1, 8))):
         world = world.changed(revision, data.draw(change_sets(world, strange=False)))
         for scope in all_scopes(world):
-            if not scope.shared or scope.types.isdisjoint(ROLLED_OUT):
+            if not scope.shared or scope.types.isdisjoint(rollout.rolled_out(scope)):
                 continue
             built = rollout.build(scope, world)
             for given_ in (built.stable, built.canary):

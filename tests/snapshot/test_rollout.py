@@ -49,6 +49,7 @@ class Written:
     """A scope with given resources: each pool of its World stands for one, and the country is the body."""
 
     shared: bool = True
+    urgent: bool = False
     key: ClassVar[str] = "gateway/written"
     types: ClassVar[AbstractSet[str]] = ROLLED_OUT | {names.ENDPOINT}
 
@@ -171,8 +172,14 @@ def written(monkeypatch):
     encode = snapshot_module.encode
     monkeypatch.setattr(snapshot_module, "encode", lambda given: given if isinstance(given, bytes) else encode(given))
 
-    def make(stable: Mapping[ResourceId, str] | None = None, *, shared: bool = True, canaries: bool = True) -> Group:
-        made = Group(Written(shared), World(1), canaries=canaries)
+    def make(
+        stable: Mapping[ResourceId, str] | None = None,
+        *,
+        shared: bool = True,
+        urgent: bool = False,
+        canaries: bool = True,
+    ) -> Group:
+        made = Group(Written(shared, urgent), World(1), canaries=canaries)
         if stable:
             made.declare(stable)
             made.release()
@@ -193,6 +200,17 @@ def gateways(make_world) -> Group:
 
 
 # -- who is given what -------------------------------------------------------------------------------------------------
+
+
+def test_urgent_scope_is_tried_and_withheld_by_nobody(written):
+    """A gateway that was removed must be refused at once, whatever two exits say about the list without it."""
+    group = written(urgent=True)
+    group.declare({ONE: "v1"})
+    group.declare({ONE: "v2"})
+    group.reject(ONE)
+    group.reject(ONE, by=UUID(int=98))
+    assert group.sets == []
+    assert group.stable == group.canary == {ONE: "v2"}
 
 
 def test_new_group_is_given_everything_at_once(written):

@@ -219,7 +219,7 @@ def test_name_of_a_parent_is_resolved_alike_by_listener_and_cluster():
     cluster = cluster_of(translate_parent(parent))
     listener = as_json(names.LISTENER, encode(translate_exit_listener(replace(EXIT, parent=parent))))
     filters = listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
-    state, resolver = (each["typed_config"] for each in filters[2:4])
+    state, resolver = (each["typed_config"] for each in filters[3:5])
     assert [(each["object_key"], each["format_string"]) for each in state["on_request_headers"]] == [
         ("envoy.upstream.dynamic_host", {"text_format_source": {"inline_string": "gluetun"}}),
         ("envoy.upstream.dynamic_port", {"text_format_source": {"inline_string": "8888"}}),

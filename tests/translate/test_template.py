@@ -222,6 +222,7 @@ def test_exit_with_parent_has_no_way_to_dial_targets(address):
         names.PARENT,
         names.PARENT_ROUTES,
         names.PARENT_SECRET,
+        names.ADMISSION_FILTER,
     }
     resolving = [each.name for each, body in found.items() if b"dynamic_forward_proxy" in body]
     assert sorted(resolving) == ([names.EXIT_LISTENER, names.PARENT] if parent.is_named else [])

@@ -168,8 +168,8 @@ def static_bootstrap(resources: Iterable[Resource]) -> bytes:
             static.listeners.append(each.body)
         elif each.type_url == names.ROUTE:
             static.listeners.append(_route_listener(each))
-    node, ads, cluster = _static_parts()
-    static.clusters.append(cluster)
+    node, ads, clusters = _static_parts()
+    static.clusters.extend(clusters)
     dynamic = wire.DynamicResources(ads_config=ads)
     return wire.Bootstrap(node=node, static_resources=static, dynamic_resources=dynamic).SerializeToString()
 
@@ -193,15 +193,15 @@ def _route_listener(route: Resource) -> bytes:
 
 
 @cache
-def _static_parts() -> tuple[bytes, bytes, bytes]:
-    """Encode the node, the ADS source that resources refer to, and its cluster. Validation connects to nothing."""
+def _static_parts() -> tuple[bytes, bytes, tuple[bytes, ...]]:
+    """Encode the node, the ADS source that resources refer to, its cluster and the agent's. Validation connects to nothing."""
     ads = ApiConfigSource(
         api_type=ApiConfigSourceApiType.DELTA_GRPC,
         transport_api_version=ApiVersion.V3,
         grpc_services=[GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name="exitplane-check"))],
     )
     node = Node(id="check", cluster="check")
-    return encode(node), encode(ads), encode(Cluster(name="exitplane-check"))
+    return encode(node), encode(ads), tuple(encode(Cluster(name=name)) for name in ("exitplane-check", names.AGENT))
 
 
 def write_secrets(folder: Path, authority: CertificateAuthority) -> None:

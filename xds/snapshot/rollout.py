@@ -7,8 +7,8 @@ to everybody. One with a version that two proxies rejected, a dangling reference
 (docs/architecture.md#guard-rails). One proxy's rejection lets another proxy try it
 (docs/decisions/0039-one-proxy-holds-nothing-back.md).
 
-Endpoints and secrets are not rolled out (`order.ROLLED_OUT`). They go to everybody at once, so that a lost or leaking exit is
-removed at once.
+Endpoints, secrets and the resources of urgent scopes are not rolled out (`rolled_out`). They go to everybody at once, so that a lost
+or leaking exit, or a gateway that was removed, is out at once.
 """
 
 from __future__ import annotations
@@ -112,12 +112,17 @@ class RolloutDiff:
     wanted: frozenset[ResourceId]
 
 
+def rolled_out(scope: Scope) -> frozenset[str]:
+    """Return the types of a scope's resources whose changes are rolled out."""
+    return frozenset() if scope.urgent else ROLLED_OUT
+
+
 def build(scope: Scope, world: World, *, canaries: bool = True) -> Rollout:
     """Build the rollout of a scope from scratch. Without `canaries` no change-set is for canaries: it goes to everybody or nobody."""
     wanted = snapshots.build(scope, world)
     pending = {
         each
-        for type_url in ROLLED_OUT
+        for type_url in rolled_out(scope)
         for each in (
             *(ResourceId(type_url, name) for name in wanted.resources.get(type_url, ())),
             *(_id(key) for key in world.accepted_of.get(scope.key, ()) if key.type_url == type_url),
@@ -133,7 +138,8 @@ def advance(
     """Return the rollout of a newer World, and what differs. It costs as much as what is affected or pending."""
     wanted, differing = snapshots.advance(rollout.wanted, world, affected.declared)
     examined = affected.declared.union(affected.judged, *(each.wanted.keys() for each in rollout.change_sets))
-    pending = {each for each in examined if each.type_url in ROLLED_OUT and _differs(wanted, world, each)}
+    types = rolled_out(wanted.scope)
+    pending = {each for each in examined if each.type_url in types and _differs(wanted, world, each)}
     newer = _plan(wanted, world, pending, canaries=canaries)
     return newer, RolloutDiff(
         _differing(rollout.stable, newer.stable, examined),
@@ -145,7 +151,7 @@ def advance(
 def is_current(rollout: Rollout, world: World, affected: AffectedResources) -> bool:
     """Return whether a newer World, in which these resources may differ, wants the same ones to be rolled out."""
     _, differing = snapshots.advance(rollout.wanted, world, affected.declared)
-    return ROLLED_OUT.isdisjoint(each.type_url for each in differing)
+    return rolled_out(rollout.wanted.scope).isdisjoint(each.type_url for each in differing)
 
 
 def compare(old: Rollout, new: Rollout) -> RolloutDiff:

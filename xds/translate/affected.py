@@ -65,7 +65,10 @@ def affected(changes: Iterable[Change], old: World, new: World) -> Mapping[Scope
                     found[override.group]
         elif change.kind is Kind.PROXY:
             for fleet_id in _of_gateway_that_moved(old.proxies.get(change.key), change.value):
-                found[ExitAdmission(fleet_id).key].declared.add(resource_ids.GATEWAYS_SECRET)
+                found[ExitAdmission(fleet_id).key].declared |= {
+                    resource_ids.GATEWAYS_SECRET,
+                    resource_ids.ADMISSION_FILTER,
+                }
         elif change.kind is Kind.AUTHORITY:
             for fleet_id in new.fleets:
                 found[ExitAdmission(fleet_id).key].declared.add(resource_ids.GATEWAYS_SECRET)

@@ -19,10 +19,12 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
 from model.entities import Exit, Parent
 from xds.translate import names
+from xds.translate.admitted_gateways import admission_filter
 from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
 from xds.translate.forbidden_targets import sample_egress_address
 from xds.translate.http import HANDSHAKE_TIMEOUT, KEEPALIVE, connection_manager, exit_replies, http_filter, tcp_address
+from xds.translate.open_requests import report_open_requests
 from xds.translate.parent_failures import parent_filters, parent_replies
 from xds.translate.template import ANY_PARENT, EXIT_FIELDS
 from xds.translate.tls import from_gateways
@@ -56,19 +58,21 @@ def define_exit_listener(exit_: Exit) -> Listener:
 
     Requests come over HTTP/1.1, on a connection for each tunnel: when a target closes a tunnel, Envoy resets an HTTP/2 stream and
     drops its buffer, but writes a connection's buffer to the end (docs/architecture.md#whole-before-fast). Health checks come over
-    HTTP/2.
+    HTTP/2. The admission comes first, so that no gateway finds an exit healthy before the exit admits its requests.
     """
     manager = connection_manager(
         names.EXIT_LISTENER,
         codec=HttpConnectionManagerCodecType.AUTO,
         routes=names.PARENT_ROUTES if exit_.parent else names.EXIT_ROUTES,
         filters=[
+            admission_filter(),
             http_filter("envoy.filters.http.health_check", _health()),
             *(parent_filters(exit_.parent) if exit_.parent else [_resolver(exit_.egress_address)]),
         ],
         local_replies=parent_replies() if exit_.parent else _replies(),
         scheme="http",
     )
+    report_open_requests(manager)
     chain = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
     return Listener(
         name=names.EXIT_LISTENER,

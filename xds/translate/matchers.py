@@ -11,6 +11,7 @@ from functools import cache
 from typing import Final, TypeAlias
 
 from envoy_data_plane.envoy.config.core.v3 import CidrRange
+from envoy_data_plane.envoy.extensions.matching.common_inputs.ssl.v3 import UriSanInput
 from envoy_data_plane.envoy.extensions.matching.input_matchers.ip.v3 import Ip
 from envoy_data_plane.envoy.type.matcher.v3 import HttpRequestHeaderMatchInput
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
@@ -45,6 +46,11 @@ def by_value(header: str, entries: Mapping[str, OnMatch], otherwise: OnMatch | N
     """Build a hash table of a header's values. Takes at least one entry."""
     tree = _Tree(input=_header(header), exact_match_map=_Tree.MatchMap(map=entries))
     return encode(wire.Matcher(matcher_tree=tree, on_no_match=otherwise or b""))
+
+
+def by_peer(entries: Mapping[str, OnMatch]) -> Matcher:
+    """Build a hash table of the URI name in the certificate of a connection's peer. Takes at least one entry."""
+    return encode(wire.Matcher(matcher_tree=_Tree(input=_peer(), exact_match_map=_Tree.MatchMap(map=entries))))
 
 
 def by_prefix(header: str, entries: Mapping[str, OnMatch]) -> Matcher:
@@ -125,3 +131,8 @@ def negate(predicate: Predicate) -> Predicate:
 @cache
 def _header(name: str) -> bytes:
     return encode(TypedExtensionConfig(name=name, typed_config=pack(HttpRequestHeaderMatchInput(header_name=name))))
+
+
+@cache
+def _peer() -> bytes:
+    return encode(TypedExtensionConfig(name="envoy.matching.inputs.uri_san", typed_config=pack(UriSanInput())))

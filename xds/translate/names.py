@@ -82,6 +82,9 @@ AGGREGATE_PATTERN: Final = f"{AGGREGATE_PREFIX}[0-9a-f]{{24}}"
 """The names of aggregate clusters, as a regular expression."""
 CERTIFICATE_PREFIX: Final = "certificate/"
 
+AGENT: Final = "agent"
+"""The cluster of the agent's socket, which every bootstrap has (envoy/bootstrap.yaml)."""
+
 METADATA: Final = "exitplane"
 POOL_METADATA: Final = "pool"
 
@@ -96,6 +99,9 @@ ALLOW_FILTER: Final = "exitplane.allow"
 ALLOW: Final = "allow"
 """The filter that matches an allowed request again without the declared routes, and the key in a route's metadata that asks for
 it."""
+ADMISSION_FILTER: Final = "exitplane.admission"
+"""The filter of exits that admits requests of the gateways that there are, and the ECDS resource that configures it. One name for
+all fleets, as with GATEWAYS_SECRET."""
 TARGETS: Final = "targets"
 """The cluster of an exit that resolves and dials any target."""
 PARENT: Final = "parent-proxy"

@@ -26,6 +26,7 @@ EXIT_ROUTES: Final = ResourceId(names.ROUTE, names.EXIT_ROUTES)
 EXIT_TARGETS: Final = ResourceId(names.CLUSTER, names.TARGETS)
 PARENT_ROUTES: Final = ResourceId(names.ROUTE, names.PARENT_ROUTES)
 PARENT_CLUSTER: Final = ResourceId(names.CLUSTER, names.PARENT)
+ADMISSION_FILTER: Final = ResourceId(names.EXTENSION, names.ADMISSION_FILTER)
 GATEWAYS_SECRET: Final = ResourceId(names.SECRET, names.GATEWAYS_SECRET)
 PARENT_SECRET: Final = ResourceId(names.SECRET, names.PARENT_SECRET)
 

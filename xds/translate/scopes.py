@@ -18,7 +18,7 @@ from model.entities import Listener, Pool, Proxy, Role, ServerCertificate
 from model.locality import Locality
 from model.world import World
 from xds.translate import names, resource_ids
-from xds.translate.admitted_gateways import translate_admitted_gateways
+from xds.translate.admitted_gateways import translate_admission_filter, translate_admitted_gateways
 from xds.translate.aggregate_clusters import translate_aggregate_cluster
 from xds.translate.certificates import translate_certificate
 from xds.translate.clusters import translate_pool_cluster
@@ -34,6 +34,7 @@ from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.parent_cluster import translate_credentials, translate_parent
 from xds.translate.parent_routes import translate_parent_routes
 from xds.translate.resource_ids import (
+    ADMISSION_FILTER,
     EXIT_LISTENER,
     EXIT_ROUTES,
     EXIT_TARGETS,
@@ -61,6 +62,10 @@ class Scope(Protocol):
     def shared(self) -> bool:
         """True if several proxies are given it, so that a canary can try its changes."""
 
+    @property
+    def urgent(self) -> bool:
+        """True if its changes go to everybody at once: nobody tries them, and nobody's rejection withholds them."""
+
     def fleet(self, world: World) -> UUID | None:
         """Return the id of its fleet; None when the World does not have it."""
 
@@ -82,6 +87,7 @@ class GatewayGroup:
         {names.CLUSTER, names.EXTENSION, names.LISTENER, names.ROUTE, names.SECRET}
     )
     shared: ClassVar[bool] = True
+    urgent: ClassVar[bool] = False
 
     fleet_id: UUID
 
@@ -149,6 +155,7 @@ class GatewayEndpoints:
 
     types: ClassVar[AbstractSet[str]] = frozenset({names.ENDPOINT})
     shared: ClassVar[bool] = True
+    urgent: ClassVar[bool] = False
 
     fleet_id: UUID
     locality: Locality | None
@@ -180,6 +187,7 @@ class ExitGroup:
 
     types: ClassVar[AbstractSet[str]] = frozenset({names.CLUSTER, names.ROUTE})
     shared: ClassVar[bool] = True
+    urgent: ClassVar[bool] = False
 
     pool_id: UUID
 
@@ -209,6 +217,7 @@ class ParentProxyGroup:
 
     types: ClassVar[AbstractSet[str]] = frozenset({names.ROUTE})
     shared: ClassVar[bool] = True
+    urgent: ClassVar[bool] = False
 
     pool_id: UUID
 
@@ -236,6 +245,7 @@ class ExitOverlay:
 
     types: ClassVar[AbstractSet[str]] = frozenset({names.CLUSTER, names.LISTENER, names.SECRET})
     shared: ClassVar[bool] = False
+    urgent: ClassVar[bool] = False
 
     exit_id: UUID
 
@@ -273,10 +283,11 @@ class ExitOverlay:
 
 @dataclass(frozen=True, slots=True)
 class ExitAdmission:
-    """The gateways that the exits of a fleet admit: a secret that all of them share."""
+    """The gateways that the exits of a fleet admit: a secret and a filter that all of them share."""
 
-    types: ClassVar[AbstractSet[str]] = frozenset({names.SECRET})
+    types: ClassVar[AbstractSet[str]] = frozenset({names.EXTENSION, names.SECRET})
     shared: ClassVar[bool] = True
+    urgent: ClassVar[bool] = True
 
     fleet_id: UUID
 
@@ -291,13 +302,15 @@ class ExitAdmission:
         return sum(len(world.exits_of.get(pool_id, ())) for pool_id in world.pools_of.get(self.fleet_id, ()))
 
     def resources(self, world: World) -> AbstractSet[ResourceId]:
-        """List all resources. Without an authority there is none, and exits admit nobody."""
-        return {GATEWAYS_SECRET} if world.authorities else set()
+        """List all resources. Without an authority there is no secret, and exits admit nobody."""
+        return {ADMISSION_FILTER, GATEWAYS_SECRET} if world.authorities else {ADMISSION_FILTER}
 
-    def translate(self, world: World, resource: ResourceId) -> Message | None:  # noqa: ARG002 - a Scope's
+    def translate(self, world: World, resource: ResourceId) -> Message | None:
+        gateways = world.gateways_of.get(self.fleet_id, frozenset())
+        if resource == ADMISSION_FILTER:
+            return translate_admission_filter(self.fleet_id, gateways)
         if not world.authorities:
             return None
-        gateways = world.gateways_of.get(self.fleet_id, frozenset())
         return translate_admitted_gateways(self.fleet_id, gateways, world.authorities.values())
 
 
