@@ -14,6 +14,7 @@ from model.entities import (
     BALANCING,
     FIRST_LISTENER,
     RESILIENCE,
+    USER_SHARDS,
     VALIDATOR,
     Accepted,
     Allow,
@@ -534,7 +535,10 @@ def test_order_of_reading_a_world_does_not_matter(make_world, content):
     entities = [entity for table in tables(world) for entity in table.values()]
     reversed_world = World().changed(1, map(put, entities[::-1]))
     (fleet_id,) = world.fleets
-    for scope, size in ((GatewayGroup(fleet_id), 3 + 20), (GatewayEndpoints(fleet_id, LOCALITIES[1]), 20)):
+    for scope, size in (
+        (GatewayGroup(fleet_id), 3 + 20 + USER_SHARDS),
+        (GatewayEndpoints(fleet_id, LOCALITIES[1]), 20),
+    ):
         built = content(build(scope, world))
         assert built == content(build(scope, reversed_world))
         assert len(built) == size

@@ -25,7 +25,7 @@ from uuid import UUID
 from model.entities import VALIDATOR, Accepted, ResourceKey
 from model.world import World
 from xds.snapshot import snapshot as snapshots
-from xds.snapshot.order import ROLLED_OUT
+from xds.snapshot.order import ROLLED_OUT, is_rolled_out
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import Snapshot
 from xds.translate.affected import AffectedResources
@@ -122,7 +122,7 @@ def build(scope: Scope, world: World, *, canaries: bool = True) -> Rollout:
             *(ResourceId(type_url, name) for name in wanted.resources.get(type_url, ())),
             *(_id(key) for key in world.accepted_of.get(scope.key, ()) if key.type_url == type_url),
         )
-        if _differs(wanted, world, each)
+        if is_rolled_out(each) and _differs(wanted, world, each)
     }
     return _plan(wanted, world, pending, canaries=canaries)
 
@@ -133,7 +133,7 @@ def advance(
     """Return the rollout of a newer World, and what differs. It costs as much as what is affected or pending."""
     wanted, differing = snapshots.advance(rollout.wanted, world, affected.declared)
     examined = affected.declared.union(affected.judged, *(each.wanted.keys() for each in rollout.change_sets))
-    pending = {each for each in examined if each.type_url in ROLLED_OUT and _differs(wanted, world, each)}
+    pending = {each for each in examined if is_rolled_out(each) and _differs(wanted, world, each)}
     newer = _plan(wanted, world, pending, canaries=canaries)
     return newer, RolloutDiff(
         _differing(rollout.stable, newer.stable, examined),
@@ -145,7 +145,7 @@ def advance(
 def is_current(rollout: Rollout, world: World, affected: AffectedResources) -> bool:
     """Return whether a newer World, in which these resources may differ, wants the same ones to be rolled out."""
     _, differing = snapshots.advance(rollout.wanted, world, affected.declared)
-    return ROLLED_OUT.isdisjoint(each.type_url for each in differing)
+    return not any(map(is_rolled_out, differing))
 
 
 def compare(old: Rollout, new: Rollout) -> RolloutDiff:

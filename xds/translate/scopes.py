@@ -28,7 +28,7 @@ from xds.translate.exit_listener import translate_exit_listener
 from xds.translate.exit_routes import translate_exit_routes
 from xds.translate.exit_targets import translate_exit_targets
 from xds.translate.fleet_index import aggregates_of, pools_of, routes_of
-from xds.translate.gateway_filters import ECDS_FILTERS
+from xds.translate.gateway_filters import ECDS_RESOURCES
 from xds.translate.gateway_listener import translate_gateway_listener
 from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.parent_cluster import translate_credentials, translate_parent
@@ -97,7 +97,7 @@ class GatewayGroup:
 
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         """List all resources. Certificates that no listener names are among them: gateways are sent those that they ask for."""
-        found = {GATEWAY_ROUTES, *ECDS_FILTERS}
+        found = {GATEWAY_ROUTES, *ECDS_RESOURCES}
         found |= {
             resource_ids.gateway_listener(world.listeners[each]) for each in world.listeners_of.get(self.fleet_id, ())
         }
@@ -113,7 +113,7 @@ class GatewayGroup:
             case names.LISTENER:
                 return self._listener(world, resource.name)
             case names.EXTENSION:
-                discovered = ECDS_FILTERS.get(resource)
+                discovered = ECDS_RESOURCES.get(resource)
                 return discovered.translate(world, self.fleet_id) if discovered else None
             case names.SECRET:
                 certificate = world.certificates.get(UUID(resource.name.removeprefix(names.CERTIFICATE_PREFIX)))
