@@ -37,7 +37,7 @@ from api.features.pools.service import POOLS
 from api.features.proxies.endpoints import router as proxies
 from api.features.rollouts.endpoints import router as rollouts
 from api.features.routes.service import ROUTES
-from api.features.users.service import USERS
+from api.features.users.endpoints import router as users
 from api.http import problems
 from api.http.openapi import build_openapi
 from api.http.paths import BASE_PATH
@@ -58,7 +58,6 @@ COLLECTIONS: tuple[Collection[Any, Any, Any], ...] = (
     POOLS,
     LISTENERS,
     ROUTES,
-    USERS,
     PLANS,
     CERTIFICATES,
 )
@@ -74,6 +73,7 @@ ROUTERS = (
     audit_events,
     rollouts,
     exits,
+    users,
     orders,
     containers,
     proxies,

@@ -23,9 +23,9 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "pools": ("fleet", "name", "country", "city", "only_by_name"),
     "exits": ("fleet", "pool", "name", "address", "port", "locality", "state", "state_reason"),
     "proxies": ("fleet", "role", "name", "locality", "connected"),
-    "listeners": ("fleet", "name", "address", "port", "country", "pool", "certificate", "additional_certificates"),
+    "listeners": ("fleet", "name", "address", "port", "country", "pool", "certificate", "authentication"),
     "routes": ("fleet", "position", "name", "enabled", "explanation"),
-    "users": ("fleet", "name", "group", "plan"),
+    "users": ("fleet", "name", "group", "plan", "enabled", "expires_at"),
     "plans": ("fleet", "name", "bandwidth_bps", "requests_per_minute", "tunnels", "monthly_bytes"),
     "certificates": ("fleet", "name", "source", "server_names", "expires_at", "warnings"),
     "operators": ("name", "role", "fleets", "disabled", "last_login_at"),
@@ -58,8 +58,12 @@ def _complete_collection(incomplete: str) -> list[str]:
 
 
 def _complete_ref(ctx: typer.Context, incomplete: str) -> list[str]:
+    return complete_names(ctx, ctx.params.get("collection") or "", incomplete)
+
+
+def complete_names(ctx: typer.Context, collection: str, incomplete: str) -> list[str]:
     """Complete the names of a collection's items; none while the API does not answer within _COMPLETION_S."""
-    api, collection = ctx.params.get("api") or DEFAULT_API, ctx.params.get("collection") or ""
+    api = ctx.params.get("api") or DEFAULT_API
 
     import asyncio
 

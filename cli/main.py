@@ -99,6 +99,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "cli.certificates:certificates",
         "List, upload, issue, watch and delete the certificates of TLS listeners.",
     ),
+    "secret": (
+        "cli.secret:secret",
+        "Create and revoke the secrets with which users log in at listeners that authenticate.",
+    ),
     "audit": ("cli.audit:audit", "Verify the audit log, or export it."),
 }
 """Commands by name: `module:attribute`, and the first paragraph of the help.

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from api.features.plans.schemas import PlanIn, PlanOut, PlanPatch
     from api.features.pools.schemas import PoolIn, PoolOut, PoolPatch
     from api.features.routes.schemas import RouteIn, RouteOut, RoutePatch
-    from api.features.users.schemas import UserIn, UserOut, UserPatch
     from client.auth import AuthClient
     from client.collection import CollectionClient, CreatableCollection, In, Out, Patch, ReadableCollection
     from client.containers import ContainersClient
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from client.join_tokens import JoinTokensClient
     from client.json_client import JsonClient
     from client.proxies import ProxiesClient
+    from client.users import UsersClient
     from client.vpn_sentinel import VpnSentinelClient
 
 COLLECTIONS: Final = (
@@ -135,10 +135,11 @@ class Client:
         return self._collection("routes", "route", (RouteIn, RoutePatch, RouteOut))
 
     @cached_property
-    def users(self) -> CollectionClient[UserIn, UserPatch, UserOut]:
+    def users(self) -> UsersClient:
         from api.features.users.schemas import UserIn, UserOut, UserPatch
+        from client.users import UsersClient
 
-        return self._collection("users", "user", (UserIn, UserPatch, UserOut))
+        return UsersClient(self._transport, "users", "user", (UserIn, UserPatch, UserOut))
 
     @cached_property
     def plans(self) -> CollectionClient[PlanIn, PlanPatch, PlanOut]:

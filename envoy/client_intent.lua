@@ -2,7 +2,8 @@
 --
 -- docs/routes.md lists the values and the precedence of their sources. The intent goes into `x-ep-…` headers, in lower case; routes
 -- match on them and remove them. `LISTENER`, ahead of this text, holds the defaults for clients that ask for nothing: `country` or
--- `pool`, and `countries` by the TLS server name.
+-- `pool`, and `countries` by the TLS server name. If it `authenticates`, the user's name is not taken from the credentials here: they
+-- are written as the filter that compares them has them, and that filter sets the name.
 --
 -- A value that is too long or has invalid characters becomes "?", which matches nothing. If it were dropped, the client would leave
 -- from another place than it asked for.
@@ -18,6 +19,7 @@ end
 local PADDING = ("="):byte()
 local KEYS = { country = true, city = true, pool = true, session = true }
 local TTLS = { 60, 300, 600, 1800, 3600, 86400 }
+local SHARDS = 32 -- USER_SHARDS in model/entities.py
 local VALUE_MAX = 128
 local HOST_MAX = 255
 local CREDENTIALS_MAX = 2048 -- decoding takes a millisecond for each 8 KiB
@@ -49,10 +51,33 @@ local function decode_base64(text)
   return table.concat(bytes)
 end
 
-local function user_of(authorization)
+-- Returns the user name and the secret of Basic credentials. Without a colon all of it is the name.
+local function credentials_of(authorization)
   local encoded = authorization:match("^[Bb][Aa][Ss][Ii][Cc]%s+(%S+)%s*$")
   local credentials = encoded and decode_base64(encoded)
-  return credentials and credentials:match("^([^:]*)")
+  if credentials then
+    return credentials:match("^([^:]*):?(.*)$")
+  end
+end
+
+-- Returns the part that holds a user, as `user_shard` in model/entities.py does.
+local function shard_of(user)
+  local number = 0
+  for index = 1, #user do
+    number = (number * 31 + user:byte(index)) % 65521
+  end
+  return number % SHARDS
+end
+
+-- Writes the credentials for the filter that compares them. It knows one secret by one name, so that the first character of a
+-- secret is part of the name.
+local function set_credentials(handle, headers, user, secret)
+  user = user or ""
+  headers:add("x-ep-shard", tostring(shard_of(user)))
+  if secret then
+    local slot = secret:match("^%w") or "-"
+    headers:add("proxy-authorization", "Basic " .. handle:base64Escape(user .. "/" .. slot .. ":" .. secret))
+  end
 end
 
 -- Writes a name as routes have it; nil for an empty one.
@@ -253,7 +278,10 @@ function envoy_on_request(handle)
     handle:respond({ [":status"] = "431", ["content-type"] = "text/plain" }, "exitplane: the proxy credentials are too long\n")
     return
   end
-  local raw = authorization and user_of(authorization)
+  local raw, secret
+  if authorization then
+    raw, secret = credentials_of(authorization)
+  end
   local user, options = nil, {}
   if raw then
     user, options = parse_user_name(raw)
@@ -265,7 +293,9 @@ function envoy_on_request(handle)
     set_session_periods(handle:streamInfo():dynamicMetadata(), session)
   end
   user = name_of(user)
-  if user then
+  if LISTENER.authenticates then
+    set_credentials(handle, headers, user, secret)
+  elseif user then
     headers:add("x-ep-user", user)
   end
   local method, authority = headers:get(":method"), headers:get(":authority") or ""

@@ -38,6 +38,13 @@ class Fleet:
     name: str
 
 
+class Authentication(StrEnum):
+    """A way in which a client proves to a gateway who it is."""
+
+    BASIC = "basic"
+    """The name of a user and one of the user's secrets (RFC 7617)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
     """The address and port at which the gateways of a fleet take clients in. `address` is an IP literal.
@@ -59,6 +66,8 @@ class Listener:
     """Pairs of a server name and a country, sorted."""
     additional_certificates: tuple[UUID, ...] = ()
     minimum_tls_version: str = TLS_VERSIONS[0]
+    authentication: frozenset[Authentication] = frozenset()
+    """The ways in which clients may authenticate. None: everybody who reaches the listener is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,14 +248,44 @@ class Route:
     action: Action
 
 
+USER_SHARDS: Final = 32
+"""The number of parts in which gateways are sent the users of a fleet."""
+
+
+def user_shard(name: str) -> int:
+    """Return the part that holds a user. The script client_intent.lua computes it, too."""
+    number = 0
+    for byte in name.encode():
+        number = (number * 31 + byte) % 65521
+    return number % USER_SHARDS
+
+
+@dataclass(frozen=True, slots=True)
+class UserSecret:
+    """A user's secret as it is stored: its first character, which no other secret of the user has, and its SHA-1 in base64.
+
+    Secrets are generated and have 128 random bits, so that a fast hash without salt is enough. Envoy compares no other.
+    """
+
+    slot: str
+    digest: str = field(repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class User:
-    """A client of the gateways; routes may match the user or the group."""
+    """A client of the gateways; routes may match the user or the group. `expires_at` is in seconds since 1970."""
 
     id: UUID
     fleet_id: UUID
     name: str
     group: str | None = None
+    secrets: tuple[UserSecret, ...] = ()
+    enabled: bool = True
+    expires_at: int | None = None
+    shard: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shard", user_shard(self.name))
 
 
 @dataclass(frozen=True, slots=True)

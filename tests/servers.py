@@ -5,7 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from socketserver import ThreadingTCPServer
+from socketserver import BaseRequestHandler, ThreadingTCPServer
+
+
+class EchoTarget(BaseRequestHandler):
+    """Sends back what it receives."""
+
+    def handle(self) -> None:
+        while data := self.request.recv(65_536):
+            self.request.sendall(data)
 
 
 @contextmanager

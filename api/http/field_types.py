@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from datetime import UTC, datetime
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from api.http.validators import bad_value
 from model import locality
@@ -119,13 +120,24 @@ def _check_source(value: str) -> str:
     return str(address)
 
 
+def _parse_time(value: object) -> datetime:
+    hint = "send a time with its time zone, for example 2027-01-01T00:00:00Z"
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if time is None or time.tzinfo is None:
+            raise bad_value("bad_time", "this is not a time with a time zone", hint)
+        return time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise bad_value("bad_time", "this is not a time with a time zone", hint) from error
+
+
 def _check_loopback(value: str) -> str:
     address = _parse_ip(value)
     if not address.is_loopback:
         raise bad_value(
             "not_loopback",
-            "clients do not authenticate yet, so a listener binds to loopback only",
-            "use 127.0.0.1 or ::1",
+            "a listener that does not authenticate its clients binds to loopback only",
+            "use 127.0.0.1 or ::1, and change the listener to one with authentication once the fleet has users",
         )
     return str(address)
 
@@ -231,6 +243,11 @@ Country = Annotated[
     str,
     AfterValidator(_check_country),
     _described("ISO 3166-1 alpha-2, or `uk` for `gb`", "us", pattern="^[A-Za-z]{2}$"),
+]
+Moment = Annotated[
+    datetime,
+    BeforeValidator(_parse_time),
+    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2999-01-01T00:00:00Z"]}),
 ]
 Port = Annotated[int, Field(ge=1, le=65535, strict=True, examples=[8443])]
 IpAddress = Annotated[str, AfterValidator(_check_ip), _described("An IP address", "0.0.0.0")]  # noqa: S104 - an example

@@ -54,7 +54,7 @@ KINDS: Mapping[type[SQLModel], Kind] = {
 _REDACTED: Mapping[Kind, frozenset[str]] = {
     Kind.EXIT: frozenset({"parent_password"}),
     Kind.SERVER_CERTIFICATE: frozenset({"key", "chain"}),
-    Kind.USER: frozenset({"name", "group"}),  # personal data
+    Kind.USER: frozenset({"name", "group", "secrets"}),  # personal data
 }
 """Fields whose values are left out of events and the audit."""
 

@@ -17,6 +17,7 @@ from model.database import Database
 from model.entities import (
     Accepted,
     Approval,
+    Authentication,
     Entity,
     Exit,
     Fleet,
@@ -32,6 +33,7 @@ from model.entities import (
     ServerCertificate,
     TrustedAuthority,
     User,
+    UserSecret,
 )
 from model.exit_states import ExitState
 from model.locality import Locality
@@ -81,6 +83,7 @@ def _listener(row: Row) -> Listener:
         countries_by_server_name=tuple(sorted(row.countries_by_server_name.items())),
         additional_certificates=tuple(map(UUID, row.additional_certificates)),
         minimum_tls_version=row.minimum_tls_version,
+        authentication=frozenset(map(Authentication, row.authentication)),
     )
 
 
@@ -104,7 +107,15 @@ def _route(row: Row) -> Route:
 
 
 def _user(row: Row) -> User:
-    return User(row.id, row.fleet_id, row.name, row.group)
+    return User(
+        id=row.id,
+        fleet_id=row.fleet_id,
+        name=row.name,
+        group=row.group,
+        secrets=tuple(UserSecret(each["slot"], each["digest"]) for each in row.secrets),
+        enabled=row.enabled,
+        expires_at=None if row.expires_at is None else int(row.expires_at.timestamp()),
+    )
 
 
 def _certificate(row: Row) -> ServerCertificate:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, Column, Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, Column, Index, UniqueConstraint, text, true
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -78,6 +78,8 @@ class ListenerRow(SQLModel, table=True):
     minimum_tls_version: str = Field(default="1.2", sa_column_kwargs={"server_default": "1.2"})
     countries_by_server_name: dict[str, str] = Field(default_factory=dict, sa_column=json_object())
     """The country by TLS server name, for clients that dialled that name and name no location."""
+    authentication: list[str] = Field(default_factory=list, sa_column=json_list())
+    """The ways in which clients may authenticate; empty: all of them are served."""
     created_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
 
 
@@ -172,4 +174,8 @@ class UserRow(SQLModel, table=True):
     """Contains no `-`, which separates it from the client intent in a proxy user name."""
     group: str | None = None
     plan_id: UUID | None = Field(default=None, foreign_key="plan.id", index=True)
+    secrets: list[dict[str, str]] = Field(default_factory=list, sa_column=json_list())
+    """Objects with `slot`, `digest` (`UserSecret`) and `created_at`, the oldest first."""
+    enabled: bool = Field(default=True, sa_column_kwargs={"server_default": true()})
+    expires_at: datetime | None = Field(default=None, sa_column=timestamp(nullable=True))
     created_at: datetime = Field(sa_column=timestamp())

@@ -156,6 +156,12 @@ async def call_every_method(api: Client, plane, database):
             made = (await collect(collection.list(name="b")))[0]
         await collection.try_delete(made.id)
         await collection.delete(made.id)
+    user = await api.users.create(UserIn(name="alice", fleet="demo"))
+    await api.users.try_create_secret(user.id)
+    secret = await api.users.create_secret(user.id)
+    assert (secret.secret or "")[0] == secret.id
+    for remove in (api.users.try_revoke_secret, api.users.revoke_secret):
+        await remove(user.id, secret.id)
     await api.join_tokens.try_create(JoinTokenIn(fleet="demo", role="exit"))
     token = await api.join_tokens.create(JoinTokenIn(fleet="demo", role="exit"))
     assert (await api.join_tokens.read(token.id)).id == (await collect(api.join_tokens.list()))[0].id

@@ -22,7 +22,7 @@ from model.entities import Listener, ServerCertificate
 from model.world import put
 from tests.envoy.envoy_process import BOUND_S, eventually
 from tests.envoy.two_hops import FLEET, POOL, TwoHops, make_exit, two_hops
-from tests.servers import serving
+from tests.servers import EchoTarget, serving
 from xds.translate import names
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
@@ -36,12 +36,6 @@ SECURE = Listener(
     additional_certificates=(EXACT, WILDCARD),
 )
 STRICT = replace(SECURE, id=UUID(int=4), name="strict", additional_certificates=(), minimum_tls_version="1.3")
-
-
-class _EchoTarget(socketserver.BaseRequestHandler):
-    def handle(self):
-        while data := self.request.recv(65_536):
-            self.request.sendall(data)
 
 
 class _HelloPage(BaseHTTPRequestHandler):
@@ -155,7 +149,7 @@ def test_curl_fetches_through_the_listener_and_verifies_it(how, hops, authority,
 
 def test_rotated_certificate_leaves_open_tunnels_and_the_listener(hops, authority):
     with (
-        serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), _EchoTarget)) as echo,
+        serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), EchoTarget)) as echo,
         dialled(hops, "de.gateway.example") as tunnel,
     ):
         target = f"127.0.0.1:{echo}"

@@ -19,8 +19,8 @@ from model.world import Change, World, put
 from tests.envoy.envoy_process import ADMIN, EnvoyUnderTest, envoy_process
 from xds.protocol.messages import Variant
 from xds.protocol.stream import Answered, Send, XdsStream
-from xds.snapshot.order import ADDITIONS
-from xds.snapshot.rollout import build, rolled_out
+from xds.snapshot.order import ADDITIONS, ROLLED_OUT
+from xds.snapshot.rollout import build
 from xds.snapshot.snapshot import ProxyView
 from xds.translate import names
 from xds.translate.scopes import Scope, scopes_of
@@ -84,7 +84,7 @@ class WorldServer(grpc.GenericRpcHandler):
         accepted = [
             Accepted(ResourceKey(snapshot.scope.key, type_url, name), resource.version, resource.body)
             for snapshot in self._view.snapshots
-            for type_url in rolled_out(snapshot.scope) & snapshot.resources.keys()
+            for type_url in ROLLED_OUT & snapshot.resources.keys()
             for name, resource in snapshot.resources[type_url].items()
         ]
         self.world = self.world.changed(self.world.revision + 1, map(put, accepted))

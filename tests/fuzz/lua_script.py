@@ -6,6 +6,7 @@ tests on a real Envoy are in tests/envoy.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ function methods.replace(headers, name, value) rawset(headers, name, value) end
 function methods.remove(headers, name) rawset(headers, name, nil) end
 local function nothing() end
 
-return function(given, server_name)
+return function(given, server_name, encode)
   local headers = setmetatable(given, { __index = methods })
   local status
   local metadata = { set = nothing }
@@ -34,6 +35,7 @@ return function(given, server_name)
     headers = function() return headers end,
     streamInfo = function() return stream_info end,
     respond = function(_, answer) status = answer[":status"] end,
+    base64Escape = function(_, text) return encode(text) end,
   })
   return setmetatable(headers, nil), status
 end
@@ -59,5 +61,5 @@ class LuaScript:
 
     def run(self, headers: Mapping[bytes, bytes], server_name: bytes = b"") -> ScriptOutcome:
         """Run `envoy_on_request`. Raises lupa.LuaError when the script fails."""
-        left, status = self._run(self._table_of(headers), server_name)
+        left, status = self._run(self._table_of(headers), server_name, base64.b64encode)
         return ScriptOutcome(dict(left.items()), status)

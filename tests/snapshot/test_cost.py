@@ -21,7 +21,7 @@ from xds.server import publisher as publisher_module
 from xds.server.publisher import Publisher
 from xds.snapshot.snapshot import build
 from xds.translate import names
-from xds.translate.resource_ids import ResourceId
+from xds.translate.resource_ids import USERS, ResourceId
 from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup
 from xds.wire.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 
@@ -301,7 +301,7 @@ def test_versions_are_equal_in_every_process():
     printed = {run.communicate()[0] for run in runs}
     assert {run.returncode for run in runs} == {0}
     assert len(printed) == 1
-    assert len(printed.pop().splitlines()) == 5 + 2 * 2 + 2 + 2
+    assert len(printed.pop().splitlines()) == 5 + 2 * 2 + 2 + 2 + len(USERS)
 
 
 def test_version_is_hash_of_bytes_alone(make_world):

@@ -14,6 +14,7 @@ from model.entities import (
     BALANCING,
     FIRST_LISTENER,
     RESILIENCE,
+    USER_SHARDS,
     VALIDATOR,
     Accepted,
     Allow,
@@ -197,9 +198,7 @@ def verdicts(draw, world: World, *, strange: bool) -> list[Change]:
     if kind == "approval":
         fleet_id = draw(fleet_ids)
         return [put(Approval(fleet_id)) if draw(st.booleans()) else removal(Kind.APPROVAL, fleet_id)]
-    scope = draw(
-        st.sampled_from([scope for scope in all_scopes(world) if not scope.types.isdisjoint(rollout.rolled_out(scope))])
-    )
+    scope = draw(st.sampled_from([scope for scope in all_scopes(world) if not scope.types.isdisjoint(ROLLED_OUT)]))
     found = rollout.build(scope, world)
     if kind == "strange":
         keys = [ResourceKey(scope.key, each.type_url, each.name) for each in sorted(ids(found), key=str)]
@@ -430,7 +429,7 @@ def test_given_resources_have_their_references_and_at_least_half(data):
     for revision in range(2, 2 + data.draw(st.integers(1, 8))):
         world = world.changed(revision, data.draw(change_sets(world, strange=False)))
         for scope in all_scopes(world):
-            if not scope.shared or scope.types.isdisjoint(rollout.rolled_out(scope)):
+            if not scope.shared or scope.types.isdisjoint(ROLLED_OUT):
                 continue
             built = rollout.build(scope, world)
             for given_ in (built.stable, built.canary):
@@ -536,7 +535,10 @@ def test_order_of_reading_a_world_does_not_matter(make_world, content):
     entities = [entity for table in tables(world) for entity in table.values()]
     reversed_world = World().changed(1, map(put, entities[::-1]))
     (fleet_id,) = world.fleets
-    for scope, size in ((GatewayGroup(fleet_id), 3 + 20), (GatewayEndpoints(fleet_id, LOCALITIES[1]), 20)):
+    for scope, size in (
+        (GatewayGroup(fleet_id), 3 + 20 + USER_SHARDS),
+        (GatewayEndpoints(fleet_id, LOCALITIES[1]), 20),
+    ):
         built = content(build(scope, world))
         assert built == content(build(scope, reversed_world))
         assert len(built) == size

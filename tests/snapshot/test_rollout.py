@@ -22,7 +22,7 @@ from xds.snapshot.rollout import Audience, ChangeSet, Rollout, advance, build, c
 from xds.snapshot.snapshot import Snapshot
 from xds.translate import names
 from xds.translate.affected import AffectedResources, affected
-from xds.translate.resource_ids import ResourceId
+from xds.translate.resource_ids import ADMISSION_FILTER, USERS, ResourceId
 from xds.translate.scopes import ExitOverlay, GatewayEndpoints, GatewayGroup, Scope
 
 FLEET = UUID(int=1)
@@ -49,7 +49,6 @@ class Written:
     """A scope with given resources: each pool of its World stands for one, and the country is the body."""
 
     shared: bool = True
-    urgent: bool = False
     key: ClassVar[str] = "gateway/written"
     types: ClassVar[AbstractSet[str]] = ROLLED_OUT | {names.ENDPOINT}
 
@@ -176,10 +175,9 @@ def written(monkeypatch):
         stable: Mapping[ResourceId, str] | None = None,
         *,
         shared: bool = True,
-        urgent: bool = False,
         canaries: bool = True,
     ) -> Group:
-        made = Group(Written(shared, urgent), World(1), canaries=canaries)
+        made = Group(Written(shared), World(1), canaries=canaries)
         if stable:
             made.declare(stable)
             made.release()
@@ -202,15 +200,16 @@ def gateways(make_world) -> Group:
 # -- who is given what -------------------------------------------------------------------------------------------------
 
 
-def test_urgent_scope_is_tried_and_withheld_by_nobody(written):
-    """A gateway that was removed must be refused at once, whatever two exits say about the list without it."""
-    group = written(urgent=True)
-    group.declare({ONE: "v1"})
-    group.declare({ONE: "v2"})
-    group.reject(ONE)
-    group.reject(ONE, by=UUID(int=98))
+@pytest.mark.parametrize("urgent", [ADMISSION_FILTER, USERS[0]])
+def test_urgent_resource_is_tried_and_withheld_by_nobody(urgent, written):
+    """A gateway or user that was removed must be refused at once, whatever two proxies say about the list without it."""
+    group = written()
+    group.declare({urgent: "v1"})
+    group.declare({urgent: "v2"})
+    group.reject(urgent)
+    group.reject(urgent, by=UUID(int=98))
     assert group.sets == []
-    assert group.stable == group.canary == {ONE: "v2"}
+    assert group.stable == group.canary == {urgent: "v2"}
 
 
 def test_new_group_is_given_everything_at_once(written):

@@ -22,13 +22,14 @@ from model.entities import (
     ServerCertificate,
     ToPools,
     User,
+    user_shard,
 )
 from model.exit_states import ExitState
 from model.locality import Locality
 from model.world import Change, Kind, World, put
 from xds.translate import names, resource_ids
 from xds.translate.affected import affected
-from xds.translate.resource_ids import ResourceId
+from xds.translate.resource_ids import USERS, ResourceId
 from xds.translate.scopes import ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, ParentProxyGroup
 
 FLEET, OTHER_FLEET = UUID(int=1), UUID(int=2)
@@ -70,7 +71,8 @@ def declared(*changes: Change) -> dict[str, set[ResourceId]]:
     [
         (put(replace(LISTENER, port=81)), {GATEWAYS: {resource_ids.gateway_listener(LISTENER)}}),
         (put(replace(CERTIFICATE, key="new")), {GATEWAYS: {resource_ids.certificate_secret(CERTIFICATE.id)}}),
-        (put(replace(USER, name="bob")), {GATEWAYS: {GROUPS}}),
+        (put(replace(USER, name="bob")), {GATEWAYS: {GROUPS, USERS[USER.shard], USERS[user_shard("bob")]}}),
+        (put(replace(USER, enabled=False)), {GATEWAYS: {GROUPS, USERS[USER.shard]}}),
         (put(replace(ROUTE, match=Match())), {GATEWAYS: {ROUTES, GROUPS}}),
         (put(replace(ROUTE, action=ToPools(((POOL.id, 1),)))), {GATEWAYS: {ROUTES, AGGREGATE}}),
         (
@@ -95,9 +97,9 @@ def test_change_affects_these_resources(change, expected):
     assert declared(change) == expected
 
 
-def test_user_in_unmatched_group_affects_nothing():
+def test_user_in_unmatched_group_affects_one_part_of_the_users():
     stranger = User(UUID(int=42), FLEET, "carol", "guests")
-    assert declared(put(stranger)) == {}
+    assert declared(put(stranger)) == {GATEWAYS: {USERS[stranger.shard]}}
 
 
 def test_pool_moved_to_another_fleet_affects_the_gateways_of_both():

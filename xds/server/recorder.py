@@ -22,9 +22,10 @@ from model.world import Key, key_of
 from xds.protocol.stream import Answered
 from xds.server.counters import XdsCounters
 from xds.server.publication import Publication
-from xds.snapshot.order import ROLLED_OUT
+from xds.snapshot.order import is_rolled_out
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import ProxyView
+from xds.translate.resource_ids import ResourceId
 
 _FLUSH_S: Final = 0.25
 _HEARTBEAT_EVERY_S: Final = 2.0
@@ -251,9 +252,10 @@ class AckRecorder:
 
 
 def _rejections(identity: Identity, view: ProxyView, answered: Answered) -> Sequence[Rejection]:
-    if answered.error is None or answered.type_url not in ROLLED_OUT:
+    if answered.error is None:
         return ()
-    keyed = [(_key(view, answered.resources[name]), answered.resources[name]) for name in sorted(answered.at_fault)]
+    at_fault = [answered.resources[name] for name in sorted(answered.at_fault)]
+    keyed = [(_key(view, each), each) for each in at_fault if is_rolled_out(ResourceId(each.type_url, each.name))]
     return [
         Rejection(key, resource.version, identity.proxy_id, _storable(answered.error))
         for key, resource in keyed

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from xds.translate.names import CLUSTER, ENDPOINT, EXTENSION, LISTENER, ROUTE, SCOPED_ROUTE, SECRET
+from xds.translate.resource_ids import ADMISSION_FILTER, USERS, ResourceId
 
 ADDITIONS: Final[Sequence[str]] = (SECRET, CLUSTER, ENDPOINT, EXTENSION, LISTENER, SCOPED_ROUTE, ROUTE)
 """The types in the order of sending. Clusters and listeners warm until they have their secrets."""
@@ -45,4 +46,13 @@ FULL_STATE: Final = frozenset({LISTENER, CLUSTER})
 
 ROLLED_OUT: Final = frozenset({CLUSTER, EXTENSION, LISTENER, ROUTE, SCOPED_ROUTE})
 """Types whose changes canaries try first, and whose accepted bytes are kept to fall back to. Endpoints and secrets are not among
-them: an older list would offer dead exits, and a revoked secret has to go at once."""
+them: an older list would offer dead exits, and a revoked secret has to go at once. For the same reason users and the
+gateways that exits admit are not, though they are extensions: ask `is_rolled_out`."""
+
+
+_AT_ONCE: Final = frozenset({ADMISSION_FILTER, *USERS})
+
+
+def is_rolled_out(resource: ResourceId) -> bool:
+    """Return whether canaries try the changes of a resource first."""
+    return resource.type_url in ROLLED_OUT and resource not in _AT_ONCE

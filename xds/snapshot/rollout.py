@@ -7,8 +7,8 @@ to everybody. One with a version that two proxies rejected, a dangling reference
 (docs/architecture.md#guard-rails). One proxy's rejection lets another proxy try it
 (docs/decisions/0039-one-proxy-holds-nothing-back.md).
 
-Endpoints, secrets and the resources of urgent scopes are not rolled out (`rolled_out`). They go to everybody at once, so that a lost
-or leaking exit, or a gateway that was removed, is out at once.
+Endpoints, secrets, users and admitted gateways are not rolled out (`order.is_rolled_out`). They go to everybody at once, so that a
+lost or leaking exit, a gateway or a user that was removed is out at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from uuid import UUID
 from model.entities import VALIDATOR, Accepted, ResourceKey
 from model.world import World
 from xds.snapshot import snapshot as snapshots
-from xds.snapshot.order import ROLLED_OUT
+from xds.snapshot.order import ROLLED_OUT, is_rolled_out
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import Snapshot
 from xds.translate.affected import AffectedResources
@@ -112,22 +112,17 @@ class RolloutDiff:
     wanted: frozenset[ResourceId]
 
 
-def rolled_out(scope: Scope) -> frozenset[str]:
-    """Return the types of a scope's resources whose changes are rolled out."""
-    return frozenset() if scope.urgent else ROLLED_OUT
-
-
 def build(scope: Scope, world: World, *, canaries: bool = True) -> Rollout:
     """Build the rollout of a scope from scratch. Without `canaries` no change-set is for canaries: it goes to everybody or nobody."""
     wanted = snapshots.build(scope, world)
     pending = {
         each
-        for type_url in rolled_out(scope)
+        for type_url in ROLLED_OUT
         for each in (
             *(ResourceId(type_url, name) for name in wanted.resources.get(type_url, ())),
             *(_id(key) for key in world.accepted_of.get(scope.key, ()) if key.type_url == type_url),
         )
-        if _differs(wanted, world, each)
+        if is_rolled_out(each) and _differs(wanted, world, each)
     }
     return _plan(wanted, world, pending, canaries=canaries)
 
@@ -138,8 +133,7 @@ def advance(
     """Return the rollout of a newer World, and what differs. It costs as much as what is affected or pending."""
     wanted, differing = snapshots.advance(rollout.wanted, world, affected.declared)
     examined = affected.declared.union(affected.judged, *(each.wanted.keys() for each in rollout.change_sets))
-    types = rolled_out(wanted.scope)
-    pending = {each for each in examined if each.type_url in types and _differs(wanted, world, each)}
+    pending = {each for each in examined if is_rolled_out(each) and _differs(wanted, world, each)}
     newer = _plan(wanted, world, pending, canaries=canaries)
     return newer, RolloutDiff(
         _differing(rollout.stable, newer.stable, examined),
@@ -151,7 +145,7 @@ def advance(
 def is_current(rollout: Rollout, world: World, affected: AffectedResources) -> bool:
     """Return whether a newer World, in which these resources may differ, wants the same ones to be rolled out."""
     _, differing = snapshots.advance(rollout.wanted, world, affected.declared)
-    return rolled_out(rollout.wanted.scope).isdisjoint(each.type_url for each in differing)
+    return not any(map(is_rolled_out, differing))
 
 
 def compare(old: Rollout, new: Rollout) -> RolloutDiff:

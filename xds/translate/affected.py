@@ -16,7 +16,7 @@ from model.entities import Entity, Exit, Listener, Pool, Proxy, ResourceKey, Rol
 from model.world import Change, Key, Kind, World
 from xds.translate import resource_ids
 from xds.translate.fleet_index import aggregates_of
-from xds.translate.gateway_filters import ECDS_FILTERS
+from xds.translate.gateway_filters import ECDS_RESOURCES
 from xds.translate.resource_ids import ResourceId
 from xds.translate.scopes import ExitAdmission, ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, ParentProxyGroup
 
@@ -107,9 +107,9 @@ def _of_entity(entity: Entity, old: World, new: World) -> _Found:
             pass
         case _:
             return
-    for each in ECDS_FILTERS.values():
+    for each in ECDS_RESOURCES.values():
         if each.is_input(entity, old, new):
-            yield GatewayGroup(entity.fleet_id).key, each.resource
+            yield GatewayGroup(entity.fleet_id).key, each.id
 
 
 def _of_pool(pool: Pool, old: World, new: World) -> _Found:

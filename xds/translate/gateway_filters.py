@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from functools import partial
+from typing import ClassVar, Final, TypeAlias
 from uuid import UUID
 
 from betterproto2 import Message
@@ -20,17 +21,20 @@ from envoy_data_plane.envoy.config.core.v3 import (
     TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.extensions.filters.common.set_filter_state.v3 import FilterStateValue
+from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import Composite
 from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
+from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
 from envoy_data_plane.envoy.extensions.filters.http.set_filter_state.v3 import Config as SetFilterState
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 
-from model.entities import Entity, Listener, Pool
+from model.entities import Entity, Listener, Pool, User
 from model.world import World
 from xds.translate import names
 from xds.translate.http import ads_source, http_filter
 from xds.translate.lua import quote, read_script
-from xds.translate.resource_ids import USER_GROUPS, ResourceId
+from xds.translate.resource_ids import USER_GROUPS, USERS, ResourceId
 from xds.translate.user_groups_filter import affects_user_groups, translate_user_groups
+from xds.translate.users import CHALLENGE_SCRIPT, choose_part, require_admission, translate_users
 
 CLIENT_INTENT_SCRIPT: Final = read_script("client_intent")
 ALLOW_SCRIPT: Final = read_script("allow")
@@ -45,22 +49,32 @@ class InlineFilter:
     configure: Callable[[Listener, Pool | None], Message]
     """Its configuration as a function of its inputs: the listener, and the pool that the listener defaults to."""
     references: frozenset[ResourceId] = frozenset()
+    authenticates: bool = False
+    """True for a filter of listeners that authenticate their clients, and of no other."""
 
     def build(self, listener: Listener, default_pool: Pool | None) -> HttpFilter:
         return http_filter(self.name, self.configure(listener, default_pool))
 
 
 @dataclass(frozen=True, slots=True)
-class EcdsFilter:
-    """A filter that is configured by a resource of its own (ECDS)."""
+class EcdsResource:
+    """The configuration of a filter as a resource of its own (ECDS)."""
 
-    resource: ResourceId
-    type_url: str
-    """The type of its configuration."""
+    id: ResourceId
     is_input: Callable[[Entity, World, World], bool]
     """Tells if an entity is an input, so that its change may change the configuration; called for its old and its new value."""
     translate: Callable[[World, UUID], TypedExtensionConfig]
     """The resource for the gateways of a fleet."""
+
+
+@dataclass(frozen=True, slots=True)
+class EcdsFilter:
+    """A filter whose whole configuration is a resource of its own (ECDS)."""
+
+    resource: ResourceId
+    type_url: str
+    """The type of its configuration."""
+    authenticates: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -78,12 +92,29 @@ class EcdsFilter:
 GatewayFilter: TypeAlias = InlineFilter | EcdsFilter
 
 
+def filters_of(listener: Listener) -> list[GatewayFilter]:
+    """List the filters of a listener, in the order in which a request passes them; the router comes after them."""
+    return [each for each in GATEWAY_FILTERS if listener.authentication or not each.authenticates]
+
+
 def _client_intent(listener: Listener, default_pool: Pool | None) -> Lua:
     return _lua(_listener_defaults(listener, default_pool) + CLIENT_INTENT_SCRIPT)
 
 
 def _allow(_listener: Listener, _default_pool: Pool | None) -> Lua:
     return _lua(ALLOW_SCRIPT)
+
+
+def _challenge(_listener: Listener, _default_pool: Pool | None) -> Lua:
+    return _lua(CHALLENGE_SCRIPT)
+
+
+def _users(_listener: Listener, _default_pool: Pool | None) -> Composite:
+    return choose_part()
+
+
+def _admitted(_listener: Listener, _default_pool: Pool | None) -> Rbac:
+    return require_admission()
 
 
 def _lua(text: str) -> Lua:
@@ -119,15 +150,39 @@ def _listener_defaults(listener: Listener, default_pool: Pool | None) -> str:
         entries.append(f"pool={quote(default_pool.name)}")
     elif listener.country:
         entries.append(f"country={quote(listener.country)}")
+    if listener.authentication:
+        entries.append("authenticates=true")
     return f"local LISTENER = {{{', '.join(entries)}}}\n"
 
 
 GATEWAY_FILTERS: Final[tuple[GatewayFilter, ...]] = (
     InlineFilter("envoy.filters.http.lua", _client_intent),
-    EcdsFilter(USER_GROUPS, _LUA, affects_user_groups, translate_user_groups),
+    InlineFilter(names.CHALLENGE_FILTER, _challenge, authenticates=True),
+    InlineFilter(names.USERS_FILTER, _users, frozenset(USERS), authenticates=True),
+    InlineFilter(names.ADMITTED_FILTER, _admitted, authenticates=True),
+    EcdsFilter(USER_GROUPS, _LUA),
     InlineFilter(names.ALLOW_FILTER, _allow),
     InlineFilter("envoy.filters.http.set_filter_state", _session),
 )
-"""In the order in which a request passes them; the router comes after them."""
+"""The filters of all listeners, in the order in which a request passes them."""
 
-ECDS_FILTERS: Final = {each.resource: each for each in GATEWAY_FILTERS if isinstance(each, EcdsFilter)}
+
+def _is_in(shard: int, entity: Entity, _old: World, _new: World) -> bool:
+    return isinstance(entity, User) and entity.shard == shard
+
+
+def _translate_users(shard: int, world: World, fleet_id: UUID) -> TypedExtensionConfig:
+    return translate_users(world, fleet_id, shard)
+
+
+ECDS_RESOURCES: Final = {
+    each.id: each
+    for each in (
+        EcdsResource(USER_GROUPS, affects_user_groups, translate_user_groups),
+        *(
+            EcdsResource(resource, partial(_is_in, shard), partial(_translate_users, shard))
+            for shard, resource in enumerate(USERS)
+        ),
+    )
+}
+"""The resources of filters that every fleet has: whether a listener uses them or not, they never come or go (rule 29)."""

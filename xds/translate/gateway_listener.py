@@ -17,9 +17,10 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from model.entities import Listener, Pool
 from xds.translate import names
 from xds.translate.encoding import overwrite, pack
-from xds.translate.gateway_filters import GATEWAY_FILTERS
+from xds.translate.gateway_filters import filters_of
 from xds.translate.http import HANDSHAKE_TIMEOUT, TUNNEL_IDLE, connection_manager, local_replies, tcp_address
 from xds.translate.tls import to_clients
+from xds.translate.users import challenge
 
 _POOL: Final = f"%METADATA(ROUTE:{names.METADATA}:{names.POOL_METADATA})%"
 _NO_EXIT: Final = f"exitplane: no exit of pool {_POOL} can carry this request now (%RESPONSE_FLAGS%)\n"
@@ -31,9 +32,11 @@ def translate_gateway_listener(listener: Listener, default_pool: Pool | None = N
         names.GATEWAY_LISTENER,
         codec=HttpConnectionManagerCodecType.AUTO,
         routes=names.GATEWAY_ROUTES,
-        filters=[each.build(listener, default_pool) for each in GATEWAY_FILTERS],
+        filters=[each.build(listener, default_pool) for each in filters_of(listener)],
         local_replies=local_replies(
-            _NO_EXIT, overwrite("proxy-status", 'exitplane; error=destination_unavailable; details="%RESPONSE_FLAGS%"')
+            _NO_EXIT,
+            overwrite("proxy-status", 'exitplane; error=destination_unavailable; details="%RESPONSE_FLAGS%"'),
+            before=[challenge()] if listener.authentication else [],
         ),
     )
     http = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))

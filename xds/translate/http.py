@@ -150,9 +150,12 @@ def connection_manager(
     )
 
 
-def local_replies(text: str, *headers: Header) -> LocalReplyConfig:
-    """Replace local replies for an unreached upstream by 503 with `text`, in which Envoy's format operators apply."""
-    return LocalReplyConfig(mappers=[_reply(_flagged(UNREACHED_FLAGS), text, headers)])
+def local_replies(text: str, *headers: Header, before: Sequence[ResponseMapper] = ()) -> LocalReplyConfig:
+    """Replace local replies for an unreached upstream by 503 with `text`, in which Envoy's format operators apply.
+
+    The replies that `before` replaces are others.
+    """
+    return LocalReplyConfig(mappers=[*before, _reply(_flagged(UNREACHED_FLAGS), text, headers)])
 
 
 def exit_replies(text: str, failure: Header, *headers: Header) -> LocalReplyConfig:

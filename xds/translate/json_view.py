@@ -31,7 +31,7 @@ _REDACTED: Final = "[redacted]"
 
 
 def as_json(type_url: str, body: bytes) -> dict[str, Any]:
-    """Decode a resource with Envoy's types, and redact private keys and credentials.
+    """Decode a resource with Envoy's types, and redact private keys, credentials and their hashes.
 
     Raises KeyError for a type that is not served.
     """
@@ -39,7 +39,21 @@ def as_json(type_url: str, body: bytes) -> dict[str, Any]:
     if isinstance(message, Secret):
         _redact(message)
     found: dict[str, Any] = message.to_dict(output_format=betterproto2.OutputFormat.PROTO_JSON, casing=_AS_IN_THE_API)
+    if type_url == names.EXTENSION:
+        _redact_users(found)
     return found
+
+
+def _redact_users(found: Any) -> None:
+    """Redact the hashes of users' secrets, at any depth of filters within filters."""
+    if isinstance(found, dict):
+        if str(found.get("@type", "")).endswith(".BasicAuth"):
+            found["users"] = {"inline_string": _REDACTED}
+        for each in found.values():
+            _redact_users(each)
+    elif isinstance(found, list):
+        for each in found:
+            _redact_users(each)
 
 
 def _redact(secret: Secret) -> None:

@@ -43,6 +43,8 @@ def session_state(ttl_s: int | None) -> str:
 
 USER: Final = "x-ep-user"
 """The base user name."""
+SHARD: Final = "x-ep-shard"
+"""The part that holds the user. It is there from when the credentials are read until the user is admitted."""
 GROUP: Final = "x-ep-group"
 TARGET_HOST: Final = "x-ep-host"
 """The target of the request without its port: a name, or an IP address without brackets."""
@@ -95,6 +97,16 @@ GATEWAY_ROUTES: Final = "gateway_routes"
 EXIT_ROUTES: Final = "targets"
 GROUPS_FILTER: Final = "exitplane.groups"
 """The filter that maps users to groups, and the ECDS resource that configures it."""
+CHALLENGE_FILTER: Final = "exitplane.challenge"
+"""The filter that makes a gateway's challenge that of a proxy."""
+USERS_FILTER: Final = "exitplane.users"
+"""The filter that authenticates users and admits them. It runs the filters of the part that holds the user."""
+USERS_PREFIX: Final = "users/"
+"""Prefix of the ECDS resources that hold a part of the users each."""
+SECRET_FILTER: Final = "exitplane.secret"
+"""The filter within a part that compares secrets."""
+ADMITTED_FILTER: Final = "exitplane.admitted"
+"""The filter that refuses requests of users who were not authenticated and admitted, whatever the filters before it did."""
 ALLOW_FILTER: Final = "exitplane.allow"
 ALLOW: Final = "allow"
 """The filter that matches an allowed request again without the declared routes, and the key in a route's metadata that asks for
@@ -146,6 +158,11 @@ def aggregate_cluster(pool_ids: Iterable[UUID]) -> str:
 def gateway_listener(listener: Listener) -> str:
     """Return the resource name of a fleet's listener."""
     return GATEWAY_LISTENER if listener.name == FIRST_LISTENER else f"{GATEWAY_LISTENER}/{listener.id}"
+
+
+def user_shard(number: int) -> str:
+    """Return the name of the ECDS resource that holds a part of the users."""
+    return f"{USERS_PREFIX}{number:02}"
 
 
 def certificate_secret(certificate_id: UUID) -> str:

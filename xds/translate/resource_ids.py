@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from model.entities import Listener, Pool
+from model.entities import USER_SHARDS, Listener, Pool
 from xds.translate import names
 
 
@@ -21,6 +21,7 @@ class ResourceId:
 
 GATEWAY_ROUTES: Final = ResourceId(names.ROUTE, names.GATEWAY_ROUTES)
 USER_GROUPS: Final = ResourceId(names.EXTENSION, names.GROUPS_FILTER)
+USERS: Final = tuple(ResourceId(names.EXTENSION, names.user_shard(number)) for number in range(USER_SHARDS))
 EXIT_LISTENER: Final = ResourceId(names.LISTENER, names.EXIT_LISTENER)
 EXIT_ROUTES: Final = ResourceId(names.ROUTE, names.EXIT_ROUTES)
 EXIT_TARGETS: Final = ResourceId(names.CLUSTER, names.TARGETS)

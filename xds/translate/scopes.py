@@ -28,7 +28,7 @@ from xds.translate.exit_listener import translate_exit_listener
 from xds.translate.exit_routes import translate_exit_routes
 from xds.translate.exit_targets import translate_exit_targets
 from xds.translate.fleet_index import aggregates_of, pools_of, routes_of
-from xds.translate.gateway_filters import ECDS_FILTERS
+from xds.translate.gateway_filters import ECDS_RESOURCES
 from xds.translate.gateway_listener import translate_gateway_listener
 from xds.translate.gateway_routes import translate_gateway_routes
 from xds.translate.parent_cluster import translate_credentials, translate_parent
@@ -62,10 +62,6 @@ class Scope(Protocol):
     def shared(self) -> bool:
         """True if several proxies are given it, so that a canary can try its changes."""
 
-    @property
-    def urgent(self) -> bool:
-        """True if its changes go to everybody at once: nobody tries them, and nobody's rejection withholds them."""
-
     def fleet(self, world: World) -> UUID | None:
         """Return the id of its fleet; None when the World does not have it."""
 
@@ -87,7 +83,6 @@ class GatewayGroup:
         {names.CLUSTER, names.EXTENSION, names.LISTENER, names.ROUTE, names.SECRET}
     )
     shared: ClassVar[bool] = True
-    urgent: ClassVar[bool] = False
 
     fleet_id: UUID
 
@@ -103,7 +98,7 @@ class GatewayGroup:
 
     def resources(self, world: World) -> AbstractSet[ResourceId]:
         """List all resources. Certificates that no listener names are among them: gateways are sent those that they ask for."""
-        found = {GATEWAY_ROUTES, *ECDS_FILTERS}
+        found = {GATEWAY_ROUTES, *ECDS_RESOURCES}
         found |= {
             resource_ids.gateway_listener(world.listeners[each]) for each in world.listeners_of.get(self.fleet_id, ())
         }
@@ -119,7 +114,7 @@ class GatewayGroup:
             case names.LISTENER:
                 return self._listener(world, resource.name)
             case names.EXTENSION:
-                discovered = ECDS_FILTERS.get(resource)
+                discovered = ECDS_RESOURCES.get(resource)
                 return discovered.translate(world, self.fleet_id) if discovered else None
             case names.SECRET:
                 certificate = world.certificates.get(UUID(resource.name.removeprefix(names.CERTIFICATE_PREFIX)))
@@ -155,7 +150,6 @@ class GatewayEndpoints:
 
     types: ClassVar[AbstractSet[str]] = frozenset({names.ENDPOINT})
     shared: ClassVar[bool] = True
-    urgent: ClassVar[bool] = False
 
     fleet_id: UUID
     locality: Locality | None
@@ -187,7 +181,6 @@ class ExitGroup:
 
     types: ClassVar[AbstractSet[str]] = frozenset({names.CLUSTER, names.ROUTE})
     shared: ClassVar[bool] = True
-    urgent: ClassVar[bool] = False
 
     pool_id: UUID
 
@@ -217,7 +210,6 @@ class ParentProxyGroup:
 
     types: ClassVar[AbstractSet[str]] = frozenset({names.ROUTE})
     shared: ClassVar[bool] = True
-    urgent: ClassVar[bool] = False
 
     pool_id: UUID
 
@@ -245,7 +237,6 @@ class ExitOverlay:
 
     types: ClassVar[AbstractSet[str]] = frozenset({names.CLUSTER, names.LISTENER, names.SECRET})
     shared: ClassVar[bool] = False
-    urgent: ClassVar[bool] = False
 
     exit_id: UUID
 
@@ -287,7 +278,6 @@ class ExitAdmission:
 
     types: ClassVar[AbstractSet[str]] = frozenset({names.EXTENSION, names.SECRET})
     shared: ClassVar[bool] = True
-    urgent: ClassVar[bool] = True
 
     fleet_id: UUID
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 
 from api.features.operators.schemas import Fleets, Role
-from api.http.field_types import Name, RequestModel, ResponseModel, absent
+from api.http.field_types import Moment, Name, RequestModel, ResponseModel, absent
 from api.http.validators import bad_value
 from api.kernel.api_key_scopes import SCOPES
 from api.kernel.collections.schemas import ListQuery, Pattern
@@ -23,28 +23,12 @@ _EXAMPLE: dict[str, Any] = {
 }
 
 
-def _parse_time(value: object) -> datetime:
-    hint = "send a time with its time zone, for example 2027-01-01T00:00:00Z"
-    try:
-        time = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if time is None or time.tzinfo is None:
-            raise bad_value("bad_time", "this is not a time with a time zone", hint)
-        return time.astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise bad_value("bad_time", "this is not a time with a time zone", hint) from error
-
-
 def _check_scope(value: str) -> str:
     if value not in SCOPES:
         raise bad_value("bad_scope", "this scope does not exist", f"send some of {', '.join(sorted(SCOPES))}")
     return value
 
 
-Moment = Annotated[
-    datetime,
-    BeforeValidator(_parse_time),
-    WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2999-01-01T00:00:00Z"]}),
-]
 Scope = Annotated[str, AfterValidator(_check_scope), WithJsonSchema({"type": "string", "enum": sorted(SCOPES)})]
 Scopes = Annotated[
     list[Scope],

@@ -10,8 +10,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field
 
-from api.features.api_keys.schemas import Moment
-from api.http.field_types import Reference, ResponseModel, Text
+from api.http.field_types import Moment, Reference, ResponseModel, Text
 from api.http.validators import bad_value
 from api.kernel.collections.schemas import ListQuery
 

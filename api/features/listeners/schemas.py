@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from api.http.field_types import (
     Country,
-    LoopbackAddress,
+    IpAddress,
     Name,
     Port,
     Reference,
@@ -34,6 +34,7 @@ def _reject_same_names(value: Any) -> Any:
 ByServerName = Annotated[dict[ServerName, Country], BeforeValidator(_reject_same_names), Field(max_length=1_000)]
 Certificates = Annotated[list[Reference], Field(max_length=100)]
 MinimumTlsVersion = Literal["1.2", "1.3"]
+Methods = Annotated[list[Literal["basic"]], Field(max_length=1)]
 
 
 class ListenerIn(RequestModel):
@@ -47,7 +48,7 @@ class ListenerIn(RequestModel):
 
     name: Name
     fleet: Reference
-    address: LoopbackAddress
+    address: IpAddress
     port: Port
     country: Country | None = Field(
         default=None, description="The country for clients of this listener that state none."
@@ -66,13 +67,20 @@ class ListenerIn(RequestModel):
     countries_by_server_name: ByServerName = Field(
         default={}, description="The country by TLS server name (SNI), for clients that state none."
     )
+    authentication: Methods = Field(
+        default=[],
+        description=(
+            "How clients authenticate. `basic`: by the name of a user of the fleet and one of the user's secrets. Empty: all "
+            "of them are served, and the address has to be a loopback one."
+        ),
+    )
 
 
 class ListenerPatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [{"port": 8050}]})
 
     name: Name = Field(default_factory=absent)
-    address: LoopbackAddress = Field(default_factory=absent)
+    address: IpAddress = Field(default_factory=absent)
     port: Port = Field(default_factory=absent)
     country: Country | None = Field(default_factory=absent)
     pool: Reference | None = Field(default_factory=absent)
@@ -80,6 +88,7 @@ class ListenerPatch(RequestModel):
     additional_certificates: Certificates = Field(default_factory=absent)
     minimum_tls_version: MinimumTlsVersion = Field(default_factory=absent)
     countries_by_server_name: ByServerName = Field(default_factory=absent)
+    authentication: Methods = Field(default_factory=absent)
 
 
 class ListenerQuery(FleetListQuery):
@@ -101,4 +110,5 @@ class ListenerOut(ResponseModel):
     additional_certificates: list[str]
     minimum_tls_version: MinimumTlsVersion
     countries_by_server_name: dict[str, str]
+    authentication: list[str]
     created_at: datetime | None = Field(description="null: created before listeners became a collection.")

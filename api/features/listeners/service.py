@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Any
 from uuid import UUID
 
@@ -129,6 +130,10 @@ async def _check_certificates(work: WriteContext, row: ListenerRow) -> None:
 
 
 def _check(row: ListenerRow) -> None:
+    if not row.authentication and not ip_address(row.address).is_loopback:
+        message = "a listener that does not authenticate its clients binds to loopback only"
+        hint = "send authentication: [basic], or the address 127.0.0.1 or ::1"
+        raise Problem(422, "not_loopback", message, errors=[FieldError("/address", message, hint, row.address)])
     if row.country is not None and row.pool_id is not None:
         message = "a listener has a country or a pool, not both"
         raise Problem(422, "country_and_pool", message, errors=[FieldError("/pool", message, "send one of the two")])
