@@ -5,7 +5,7 @@ Pure: no database, no clock, no I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import ip_address
 from typing import Final, TypeAlias
@@ -31,11 +31,28 @@ TLS_VERSIONS: Final = ("1.2", "1.3")
 
 
 @dataclass(frozen=True, slots=True)
+class Tracing:
+    """The spans that the Envoys of a fleet export (docs/tracing.md)."""
+
+    share: float
+    """The share of clients' requests that are traced, from 0 to 1."""
+    targets: bool = False
+    """Spans name the target of their request: its host and port."""
+
+    @property
+    def in_listeners(self) -> Tracing:
+        """The part that listeners depend on, so that another share changes none of them."""
+        return replace(self, share=0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     """Gateways that share configuration and an isolation boundary; Envoy's `node.cluster`."""
 
     id: UUID
     name: str
+    tracing: Tracing | None = None
+    """None: its Envoys make no spans."""
 
 
 class Authentication(StrEnum):

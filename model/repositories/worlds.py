@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
@@ -31,6 +31,7 @@ from model.entities import (
     RolloutOverride,
     Route,
     ServerCertificate,
+    Tracing,
     TrustedAuthority,
     User,
     UserSecret,
@@ -67,7 +68,12 @@ _CHUNK = 2_000
 
 
 def _fleet(row: Row) -> Fleet:
-    return Fleet(row.id, row.name)
+    return Fleet(row.id, row.name, _tracing(row.tracing))
+
+
+def _tracing(stored: Mapping[str, Any] | None) -> Tracing | None:
+    # fields that only a newer version alongside this one knows are left out
+    return None if stored is None else Tracing(stored["share"], stored["targets"])
 
 
 def _listener(row: Row) -> Listener:

@@ -20,6 +20,8 @@ class FleetRow(SQLModel, table=True):
 
     id: UUID = Field(default_factory=uuid4, primary_key=True)
     name: str = Field(unique=True)
+    tracing: dict[str, Any] | None = Field(default=None, sa_column=Column(JSONB(none_as_null=True), nullable=True))
+    """The fields of `model.entities.Tracing`; None: its Envoys make no spans."""
     created_at: datetime = Field(sa_column=timestamp())
 
 

@@ -6,6 +6,9 @@ from uuid import UUID
 
 import pytest
 
+from model.entities import Tracing
+from model.repositories import worlds
+
 LISTENER = {"address": "127.0.0.1", "port": 8080}
 
 
@@ -44,6 +47,21 @@ async def test_fleet_patch_changes_named_fields_only(demo):
     reply = await demo("PATCH", f"/api/v1/fleets/{before['id']}", {"name": "other"})
     assert (await demo("GET", "/api/v1/fleets/other")).json == reply.json
     assert (await demo("GET", "/api/v1/fleets/demo")).status == 404
+
+
+async def test_tracing_of_fleet_is_replaced_as_a_whole_until_it_is_null(demo, database):
+    for sent, shown in (
+        ({"share": 0.25, "targets": True}, {"share": 0.25, "targets": True}),
+        ({}, {"share": 1.0, "targets": False}),
+        (None, None),
+    ):
+        reply = await demo("PATCH", "/api/v1/fleets/demo", {"tracing": sent})
+        assert (reply.status, reply.json["tracing"]) == (200, shown)
+        assert (await demo("GET", "/api/v1/fleets/demo")).json == reply.json
+        (fleet,) = (await worlds.load(database)).fleets.values()
+        assert fleet.tracing == (shown and Tracing(**shown))
+    made = await demo("POST", "/api/v1/fleets", {"name": "traced", "tracing": {"share": 0}})
+    assert (made.status, made.json["tracing"]) == (201, {"share": 0.0, "targets": False})
 
 
 async def test_deleted_fleet_takes_listener_along_in_change_log(api, stored, query):

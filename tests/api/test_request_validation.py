@@ -58,6 +58,11 @@ BAD_FIELDS = {
         *("fleets", FLEET, {"listener": {"address": "::1", "port": 0}}, 422, "invalid"),
         *("/listener/port", 0),
     ),
+    "a share above 1": ("fleets", FLEET, {"tracing": {"share": 1.5}}, 422, "invalid", "/tracing/share", 1.5),
+    "a share that would be rounded to 0": (
+        *("fleets", FLEET, {"tracing": {"share": 0.00001}}, 422, "invalid"),
+        *("/tracing", "{…}"),
+    ),
     "an unknown fleet": ("pools", POOL, {"fleet": "nobody"}, 422, "unknown_fleet", "/fleet", "nobody"),
     "an unknown fleet by id": ("pools", POOL, {"fleet": NOWHERE}, 422, "unknown_fleet", "/fleet", NOWHERE),
     "a fleet that can be none": ("pools", POOL, {"fleet": "a\0"}, 422, "invalid", "/fleet", "a\0"),

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from model.authority import CertificateAuthority, create_authority, sign_request
-from model.entities import Exit, Fleet, Listener, Parent, Pool, Proxy, Resilience, Role, TrustedAuthority
+from model.entities import Exit, Fleet, Listener, Parent, Pool, Proxy, Resilience, Role, Tracing, TrustedAuthority
 from model.exit_states import ExitState
 from model.identity import Identity
 from model.world import Change, World, put
@@ -58,24 +58,39 @@ def make_exit(number: int, parent: Parent | None, pool: Pool = POOL, **more: obj
 
 @contextmanager
 def two_hops(
-    folder: Path, *exits: Exit, pools: Sequence[Pool] = (POOL,), variant: Variant = Variant.DELTA
+    folder: Path,
+    *exits: Exit,
+    pools: Sequence[Pool] = (POOL,),
+    variant: Variant = Variant.DELTA,
+    tracing: Tracing | None = None,
+    collector_port: int | None = None,
 ) -> Iterator[TwoHops]:
     """Run a gateway in front of the exits of some pools, each on a reserved port."""
     with ExitStack() as stack:
         placed = [replace(each, port=stack.enter_context(reserved_port())) for each in exits]
-        yield stack.enter_context(_two_hops(folder, placed, pools, variant))
+        fleet = Fleet(FLEET, "demo", tracing)
+        yield stack.enter_context(_two_hops(folder, fleet, placed, pools, variant, collector_port))
 
 
 @contextmanager
-def _two_hops(folder: Path, exits: Sequence[Exit], pools: Sequence[Pool], variant: Variant) -> Iterator[TwoHops]:
+def _two_hops(
+    folder: Path,
+    fleet: Fleet,
+    exits: Sequence[Exit],
+    pools: Sequence[Pool],
+    variant: Variant,
+    collector_port: int | None,
+) -> Iterator[TwoHops]:
     authority = create_authority(datetime.now(UTC))
     proxies = [Proxy(each.id, FLEET, each.name, Role.EXIT) for each in exits]
     gateway = Proxy(GATEWAY, FLEET, "gw", Role.GATEWAY)
     listener = Listener(UUID(int=2), FLEET, "127.0.0.1", 0)
     trusted = TrustedAuthority(UUID(int=3), authority.certificate_pem)
-    entities = [Fleet(FLEET, "demo"), trusted, *pools, listener, gateway, *proxies, *exits]
+    entities = [fleet, trusted, *pools, listener, gateway, *proxies, *exits]
     world = World().changed(1, map(put, entities))
     servers = {each.id: WorldServer(world, each, variant) for each in (gateway, *proxies)}
+    for each in servers.values():
+        each.collector_port = collector_port
     with _all(servers, folder, authority) as envoys:
         yield TwoHops(envoys.pop(GATEWAY), servers.pop(GATEWAY), envoys, servers, authority, trusted, folder)
 

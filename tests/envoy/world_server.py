@@ -10,10 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import grpc
 
-from model.entities import Accepted, Proxy, ResourceKey
+from agent.envoy.bootstrap import Bootstrap, render
+from model.endpoint import Endpoint
+from model.entities import Accepted, Proxy, ResourceKey, Role
 from model.identity import Identity
 from model.world import Change, World, put
 from tests.envoy.envoy_process import ADMIN, EnvoyUnderTest, envoy_process
@@ -42,6 +45,8 @@ class WorldServer(grpc.GenericRpcHandler):
         self.proxy = proxy
         self.scopes: Callable[[Proxy, World], Iterable[Scope]] = scopes_of
         self.variant = variant
+        self.collector_port: int | None = None
+        """The port of loopback to which the proxy sends its spans."""
         self.answers: list[Answered] = []
         self.sent: list[str] = []
         """Type URLs of the responses."""
@@ -144,30 +149,39 @@ def _read(requests: Iterable[bytes], events: queue.Queue) -> None:
         pass
 
 
-def bootstrap(port: int, variant: Variant = Variant.DELTA) -> dict:
-    """Return the bootstrap of an Envoy whose control plane is on this port of loopback."""
+def collector(port: int) -> dict:
+    """Return the cluster of a collector that agents have in their bootstraps."""
+    rendered = render(Bootstrap(Role.GATEWAY, UUID(int=1), UUID(int=1), (), Endpoint("127.0.0.1", port)))
+    (found,) = [each for each in rendered["static_resources"]["clusters"] if each["name"] == names.COLLECTOR]
+    return found
+
+
+def bootstrap(port: int, variant: Variant = Variant.DELTA, collector_port: int | None = None) -> dict:
+    """Return the bootstrap of an Envoy whose control plane, and collector of spans, are on these ports of loopback."""
     source = {"resource_api_version": "V3", "ads": {}, "initial_fetch_timeout": "0s"}
     options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     http2 = {"@type": f"type.googleapis.com/{options}", "explicit_http_config": {"http2_protocol_options": {}}}
-    host = {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}}
-    ads = {
-        "name": "ads",
-        "type": "STATIC",
-        "load_assignment": {"cluster_name": "ads", "endpoints": [{"lb_endpoints": [host]}]},
-        "typed_extension_protocol_options": {options: http2},
-    }
-    pipe = {"endpoint": {"address": {"pipe": {"path": AGENT_SOCKET}}}}
-    agent = {
-        "name": names.AGENT,
-        "type": "STATIC",
-        "load_assignment": {"cluster_name": names.AGENT, "endpoints": [{"lb_endpoints": [pipe]}]},
-        "typed_extension_protocol_options": {options: http2},
-    }
+
+    def cluster(name: str, address: dict) -> dict:
+        return {
+            "name": name,
+            "type": "STATIC",
+            "load_assignment": {
+                "cluster_name": name,
+                "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+            },
+            "typed_extension_protocol_options": {options: http2},
+        }
+
+    spans = {"tracing.opentelemetry.min_flush_spans": 1}
+    ads = cluster("ads", {"socket_address": {"address": "127.0.0.1", "port_value": port}})
+    agent = cluster(names.AGENT, {"pipe": {"path": AGENT_SOCKET}})
     grpc_services = [{"envoy_grpc": {"cluster_name": "ads"}}]
     return {
         "node": {"id": "gw", "cluster": "test"},
         "admin": ADMIN,
-        "static_resources": {"clusters": [ads, agent]},
+        "layered_runtime": {"layers": [{"name": "static", "static_layer": spans}]},
+        "static_resources": {"clusters": [ads, agent, *([collector(collector_port)] if collector_port else [])]},
         "dynamic_resources": {
             "lds_config": source,
             "cds_config": source,
@@ -203,7 +217,8 @@ def envoy_of(world_server: WorldServer, folder: Path) -> Iterator[RunningEnvoy]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with envoy_process(bootstrap(port, world_server.variant), folder) as process:
+        rendered = bootstrap(port, world_server.variant, world_server.collector_port)
+        with envoy_process(rendered, folder) as process:
             yield RunningEnvoy(process, process.ports())
     finally:
         server.stop(None).wait()

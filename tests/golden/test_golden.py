@@ -27,6 +27,7 @@ from model.entities import (
     Role,
     Route,
     ServerCertificate,
+    Tracing,
     User,
     UserSecret,
 )
@@ -78,7 +79,7 @@ def identifier(kind: str, name: str) -> UUID:
 
 def read_world(case: str) -> tuple[World, Proxy]:
     given = yaml.load((CASES / f"{case}.in.yaml").read_text(), yaml.CSafeLoader)
-    fleet = Fleet(identifier("fleet", "demo"), "demo")
+    fleet = Fleet(identifier("fleet", "demo"), "demo", Tracing(**given["tracing"]) if "tracing" in given else None)
     entities = [fleet, *(listener(fleet, **each) for each in given["listeners"])]
     entities += [
         ServerCertificate(identifier("certificate", name), fleet.id, name, *CERTIFICATE)
@@ -250,7 +251,7 @@ def static_bootstrap(tables: dict[str, list[dict]]) -> dict:
         "node": {"id": "golden", "cluster": "golden"},
         "static_resources": {
             "listeners": tables[names.LISTENER],
-            "clusters": [*tables[names.CLUSTER], ADS, AGENT],
+            "clusters": [*tables[names.CLUSTER], ADS, AGENT, {"name": names.COLLECTOR}],
             "secrets": tables[names.SECRET],
         },
         "dynamic_resources": {

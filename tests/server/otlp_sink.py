@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,10 @@ class OtlpSink:
     raw: bytes = b""
 
     async def _export(self, request: bytes, _: Any) -> bytes:
+        return self.take(request)
+
+    def take(self, request: bytes) -> bytes:
+        """Take a request with spans, and return the answer."""
         self.raw += request
         for group in ExportTraceServiceRequest.FromString(request).resource_spans:
             sender = _attributes(group.resource.attributes)
@@ -68,3 +73,17 @@ async def open_sink() -> AsyncIterator[OtlpSink]:
         yield sink
     finally:
         await server.stop(0)
+
+
+@contextmanager
+def threaded_sink() -> Iterator[OtlpSink]:
+    """Run a collector in threads while the block lasts, for tests without an event loop."""
+    sink, server = OtlpSink(), grpc.server(ThreadPoolExecutor(1))
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, _: sink.take(request))
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(SERVICE, {"Export": handler})])
+    sink.url = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield sink
+    finally:
+        server.stop(None).wait()

@@ -37,6 +37,7 @@ from model.entities import (
     Route,
     ServerCertificate,
     ToPools,
+    Tracing,
     TrustedAuthority,
     User,
 )
@@ -86,6 +87,7 @@ addresses = st.sampled_from((None, "198.51.100.1", "198.51.100.2"))
 
 balancings = st.sampled_from((BALANCING, Balancing(Policy.SESSION)))
 resiliences = st.sampled_from((RESILIENCE, Resilience(unhealthy_after=3)))
+tracings = st.none() | st.builds(Tracing, st.sampled_from((0.0, 1.0)), st.booleans())
 groups = st.sampled_from((None, "staff", "guests"))
 some_pools = st.lists(pool_ids, min_size=1, max_size=3, unique=True)
 actions = st.one_of(
@@ -133,7 +135,7 @@ def listeners(draw) -> Listener:
 def entities(draw) -> list:
     """Draw an entity that is added, changed or moved."""
     known = ("listener", "pool", "pool", "exit", "exit", "exit", "gateway", "gateway", "route", "route", "user")
-    match draw(st.sampled_from((*known, "certificate", "authority"))):
+    match draw(st.sampled_from((*known, "certificate", "authority", "fleet"))):
         case "listener":
             return [draw(listeners())]
         case "pool":
@@ -148,6 +150,8 @@ def entities(draw) -> list:
         case "certificate":
             key = draw(st.sampled_from(("one", "other")))
             return [ServerCertificate(draw(st.sampled_from(CERTIFICATES)), draw(fleet_ids), "c", "chain", key)]
+        case "fleet":
+            return [Fleet(draw(fleet_ids), draw(st.sampled_from("ab")), draw(tracings))]
         case "authority":
             return [TrustedAuthority(draw(st.sampled_from(AUTHORITIES)), "root")]
         case "gateway":

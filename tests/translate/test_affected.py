@@ -21,6 +21,7 @@ from model.entities import (
     Route,
     ServerCertificate,
     ToPools,
+    Tracing,
     User,
     user_shard,
 )
@@ -95,6 +96,35 @@ def declared(*changes: Change) -> dict[str, set[ResourceId]]:
 )
 def test_change_affects_these_resources(change, expected):
     assert declared(change) == expected
+
+
+TRACED = put(Fleet(FLEET, "one", Tracing(0.5)))
+LISTENERS = {
+    GATEWAYS: {ROUTES, resource_ids.gateway_listener(LISTENER)},
+    ExitOverlay(EXIT.id).key: {resource_ids.EXIT_LISTENER},
+}
+
+
+@pytest.mark.parametrize(
+    ("tracing", "expected"),
+    [
+        (Tracing(0.5), {}),
+        (Tracing(0.1), {GATEWAYS: {ROUTES}}),
+        (Tracing(0.5, targets=True), LISTENERS),
+        (None, LISTENERS),
+    ],
+)
+def test_another_share_of_traces_affects_no_listener(tracing, expected):
+    world, change = WORLD.changed(2, [TRACED]), put(Fleet(FLEET, "one", tracing))
+    found = affected([change], world, world.changed(3, [change]))
+    assert {key: each.declared for key, each in found.items()} == expected
+    assert declared(TRACED) == LISTENERS
+
+
+def test_pool_moved_to_a_fleet_that_traces_affects_listeners_of_its_exits():
+    world, change = WORLD.changed(2, [TRACED]), put(replace(POOL, fleet_id=OTHER_FLEET))
+    found = affected([change], world, world.changed(3, [change]))
+    assert found[ExitOverlay(EXIT.id).key].declared == {resource_ids.EXIT_LISTENER}
 
 
 def test_user_in_unmatched_group_affects_one_part_of_the_users():

@@ -107,16 +107,33 @@ def test_pool_cluster_states_envoys_name_of_its_policy(policy, stated):
     assert resource.get("lb_policy", "ROUND_ROBIN") == stated
 
 
+def of_traced_request(route):
+    """Return what a route has besides, for requests from a gateway that traces."""
+    restored = [
+        {
+            "header": {"key": name, "value": f"%REQ(exit-{name})%"},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        }
+        for name in ("traceparent", "tracestate")
+    ]
+    return {
+        "match": route["match"] | {"headers": [{"name": "exit-traceparent", "present_match": True}]},
+        "request_headers_to_add": restored,
+        "request_headers_to_remove": ["traceparent", "tracestate"],
+    }
+
+
 def test_exit_routes_pass_everything_to_the_targets_for_their_pool():
     resource = as_json(names.ROUTE, encode(translate_exit_routes(POOL)))
     plain = {"cluster": "targets", "timeout": "0s"}
     connect = {"upgrade_configs": [{"upgrade_type": "CONNECT", "connect_config": {}}]}
     assert resource["name"] == "targets"
-    assert resource["request_headers_to_remove"] == NEVER_PASSED_ON
+    assert resource["request_headers_to_remove"] == [*NEVER_PASSED_ON, "exit-traceparent", "exit-tracestate"]
     (host,) = resource["virtual_hosts"]
     assert host["domains"] == ["*"]
     assert host["routes"] == [
         TUNNEL | {"route": plain | connect, "metadata": OF_POOL},
+        of_traced_request(REQUEST) | {"route": plain, "metadata": OF_POOL},
         REQUEST | {"route": plain, "metadata": OF_POOL},
     ]
 
@@ -125,10 +142,13 @@ def test_parent_routes_pass_everything_to_the_parent_for_their_pool():
     resource = as_json(names.ROUTE, encode(translate_parent_routes(POOL)))
     plain = {"cluster": "parent-proxy", "timeout": "0s"}
     assert resource["name"] == "parent-targets"
-    assert resource["request_headers_to_remove"] == NEVER_PASSED_ON
+    assert resource["request_headers_to_remove"] == [*NEVER_PASSED_ON, "exit-traceparent", "exit-tracestate"]
     (host,) = resource["virtual_hosts"]
+    connect = plain | {"upgrade_configs": [{"upgrade_type": "CONNECT"}]}
     assert host["routes"] == [
-        TUNNEL | {"route": plain | {"upgrade_configs": [{"upgrade_type": "CONNECT"}]}, "metadata": OF_POOL},
+        of_traced_request(TUNNEL) | {"route": connect, "metadata": OF_POOL},
+        TUNNEL | {"route": connect, "metadata": OF_POOL},
+        of_traced_request(REQUEST) | {"route": plain, "metadata": OF_POOL},
         REQUEST | {"route": plain, "metadata": OF_POOL},
     ]
 

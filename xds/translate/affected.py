@@ -15,7 +15,7 @@ from uuid import UUID
 from model.entities import Entity, Exit, Listener, Pool, Proxy, ResourceKey, Role, Route, ServerCertificate, User
 from model.world import Change, Key, Kind, World
 from xds.translate import resource_ids
-from xds.translate.fleet_index import aggregates_of
+from xds.translate.fleet_index import aggregates_of, tracing_of
 from xds.translate.gateway_filters import ECDS_RESOURCES
 from xds.translate.resource_ids import ResourceId
 from xds.translate.scopes import ExitAdmission, ExitGroup, ExitOverlay, GatewayEndpoints, GatewayGroup, ParentProxyGroup
@@ -72,6 +72,9 @@ def affected(changes: Iterable[Change], old: World, new: World) -> Mapping[Scope
         elif change.kind is Kind.AUTHORITY:
             for fleet_id in new.fleets:
                 found[ExitAdmission(fleet_id).key].declared.add(resource_ids.GATEWAYS_SECRET)
+        elif change.kind is Kind.FLEET:
+            for key, resource_id in _of_tracing(change.key, old, new):
+                found[key].declared.add(resource_id)
         elif change.kind in _TABLES:
             before = getattr(old, _TABLES[change.kind]).get(change.key)
             for entity in (before, change.value):
@@ -125,6 +128,29 @@ def _of_pool(pool: Pool, old: World, new: World) -> _Found:
     yield ExitGroup(pool.id).key, resource_ids.EXIT_ROUTES
     yield ExitGroup(pool.id).key, resource_ids.EXIT_TARGETS
     yield ParentProxyGroup(pool.id).key, resource_ids.PARENT_ROUTES
+    before, after = old.pools.get(pool.id), new.pools.get(pool.id)
+    if before and after and tracing_of(old, before.fleet_id) != tracing_of(new, after.fleet_id):
+        yield from _listeners_of_exits(pool.id, new)
+
+
+def _of_tracing(fleet_id: UUID, old: World, new: World) -> _Found:
+    """Yield what depends on how a fleet traces, if that changed."""
+    before, after = tracing_of(old, fleet_id), tracing_of(new, fleet_id)
+    if before == after:
+        return
+    gateways = GatewayGroup(fleet_id).key
+    yield gateways, resource_ids.GATEWAY_ROUTES
+    if (before and before.in_listeners) == (after and after.in_listeners):
+        return
+    for listener_id in new.listeners_of.get(fleet_id, ()):
+        yield gateways, resource_ids.gateway_listener(new.listeners[listener_id])
+    for pool_id in new.pools_of.get(fleet_id, ()):
+        yield from _listeners_of_exits(pool_id, new)
+
+
+def _listeners_of_exits(pool_id: UUID, world: World) -> _Found:
+    for exit_id in world.exits_of.get(pool_id, ()):
+        yield ExitOverlay(exit_id).key, resource_ids.EXIT_LISTENER
 
 
 def _of_gateway_that_moved(before: Entity | None, after: Entity | None) -> Iterator[UUID]:

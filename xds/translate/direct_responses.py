@@ -80,6 +80,10 @@ NOT_MATCHED_AGAIN: Final = DirectResponse(503, "exitplane: the gateway did not m
 """For a request that a route allows, if the filter that matches it again fails."""
 
 
+NOT_READ: Final = DirectResponse(503, "exitplane: the gateway did not read this request\n")
+"""For a request of a fleet that traces, if the filter that reads the client's intent fails."""
+
+
 def _listed(served: Iterable[str], nothing: str = "none yet") -> str:
     """List as many as fit, sorted."""
     known = sorted(served)

@@ -17,15 +17,24 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
-from model.entities import Exit, Parent
+from model.entities import Exit, Parent, Tracing
 from xds.translate import names
 from xds.translate.admitted_gateways import admission_filter
 from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.exit_targets import dns_cache
 from xds.translate.forbidden_targets import sample_egress_address
-from xds.translate.http import HANDSHAKE_TIMEOUT, KEEPALIVE, connection_manager, exit_replies, http_filter, tcp_address
+from xds.translate.http import (
+    HANDSHAKE_TIMEOUT,
+    KEEPALIVE,
+    NO_TRACING,
+    connection_manager,
+    exit_replies,
+    http_filter,
+    tcp_address,
+)
 from xds.translate.open_requests import report_open_requests
 from xds.translate.parent_failures import parent_filters, parent_replies
+from xds.translate.spans import trace_exit
 from xds.translate.template import ANY_PARENT, EXIT_FIELDS
 from xds.translate.tls import from_gateways
 from xds.wire import template_pb2 as wire
@@ -34,13 +43,13 @@ _POOL: Final = f"%METADATA(ROUTE:{names.METADATA}:{names.POOL_METADATA})%"
 _NOT_REACHED: Final = f"exitplane: the exit of pool {_POOL} could not reach the target (%RESPONSE_CODE_DETAILS%)\n"
 
 
-def translate_exit_listener(exit_: Exit) -> wire.Listener:
+def translate_exit_listener(exit_: Exit, tracing: Tracing | None = None) -> wire.Listener:
     """Build the listener of an exit from a template."""
     parent = exit_.parent and (
         replace(exit_.parent, username=None, password=None) if exit_.parent.is_named else ANY_PARENT
     )
     egress_address = None if parent else sample_egress_address(exit_.egress_address)
-    template = _template(egress_address, parent, EXIT_FIELDS.read(exit_))
+    template = _template(egress_address, parent, tracing, EXIT_FIELDS.read(exit_))
     listener = wire.Listener.FromString(template)
     listener.address.socket_address.address = exit_.bind_address
     listener.address.socket_address.port_value = exit_.port
@@ -48,12 +57,14 @@ def translate_exit_listener(exit_: Exit) -> wire.Listener:
 
 
 @lru_cache(maxsize=256)
-def _template(egress_address: str | None, parent: Parent | None, values: tuple[Any, ...]) -> bytes:
+def _template(
+    egress_address: str | None, parent: Parent | None, tracing: Tracing | None, values: tuple[Any, ...]
+) -> bytes:
     sample = replace(EXIT_FIELDS.make_sample(values), egress_address=egress_address, parent=parent)
-    return encode(define_exit_listener(sample))
+    return encode(define_exit_listener(sample, tracing))
 
 
-def define_exit_listener(exit_: Exit) -> Listener:
+def define_exit_listener(exit_: Exit, tracing: Tracing | None = None) -> Listener:
     """Build the listener of an exit: requests from the gateways of its fleet, and health checks by the state that its agent sets.
 
     Requests come over HTTP/1.1, on a connection for each tunnel: when a target closes a tunnel, Envoy resets an HTTP/2 stream and
@@ -71,6 +82,7 @@ def define_exit_listener(exit_: Exit) -> Listener:
         ],
         local_replies=parent_replies() if exit_.parent else _replies(),
         scheme="http",
+        tracing=trace_exit(tracing) if tracing else NO_TRACING,
     )
     report_open_requests(manager)
     chain = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))

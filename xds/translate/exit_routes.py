@@ -20,6 +20,7 @@ from model.entities import Pool
 from xds.translate import names
 from xds.translate.encoding import encode, metadata
 from xds.translate.http import PROXY_HEADERS
+from xds.translate.spans import HIDDEN_CONTEXT, restoring_route
 from xds.translate.template import ANY_POOL, set_pool_name
 from xds.wire import template_pb2 as wire
 
@@ -48,12 +49,14 @@ def define_exit_routes(pool_name: str) -> RouteConfiguration:
     )
     plain = RouteAction(cluster=names.TARGETS, timeout=timedelta(0))
     pool = metadata(names.METADATA, **{names.POOL_METADATA: pool_name})
+    any_plain = Route(match=RouteMatch(prefix="/"), route=plain, metadata=pool)
     routes = [
         Route(match=RouteMatch(connect_matcher=RouteMatchConnectMatcher()), route=tunnel, metadata=pool),
-        Route(match=RouteMatch(prefix="/"), route=plain, metadata=pool),
+        restoring_route(any_plain),
+        any_plain,
     ]
     return RouteConfiguration(
         name=names.EXIT_ROUTES,
         virtual_hosts=[VirtualHost(name="any", domains=["*"], routes=routes)],
-        request_headers_to_remove=list(PROXY_HEADERS),
+        request_headers_to_remove=[*PROXY_HEADERS, *HIDDEN_CONTEXT],
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from uuid import UUID
 
-from model.entities import Pool, Route, ToPools
+from model.entities import Pool, Route, ToPools, Tracing
 from model.world import World
 from xds.translate.client_intent import normalise_name
 from xds.translate.default_routes import find_served_locations
@@ -103,3 +103,9 @@ def _aggregates_of(state: _State) -> Mapping[str, tuple[Pool, ...]]:
         for country in served.cities.keys() - served.countries.keys():
             found |= {each.cluster: each.pools for each in served.of_country(country) if len(each.pools) > 1}
     return found
+
+
+def tracing_of(world: World, fleet_id: UUID) -> Tracing | None:
+    """Return how a fleet traces; None if it does not."""
+    fleet = world.fleets.get(fleet_id)
+    return fleet.tracing if fleet else None

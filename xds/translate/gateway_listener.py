@@ -1,7 +1,7 @@
 """LDS for gateways: the listener that clients connect to.
 
 It names no exit, user or route, and a pool only as the listener's default. A changed listener drains and cuts its open tunnels,
-so it changes with the declared listener alone (docs/architecture.md#open-tunnels-survive-configuration).
+so it changes with the declared listener, and when its fleet begins or ends to trace (docs/architecture.md#open-tunnels-survive-configuration).
 """
 
 from __future__ import annotations
@@ -14,11 +14,19 @@ from envoy_data_plane.envoy.config.listener.v3 import Listener as ListenerResour
 from envoy_data_plane.envoy.extensions.filters.listener.tls_inspector.v3 import TlsInspector
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpConnectionManagerCodecType
 
-from model.entities import Listener, Pool
+from model.entities import Listener, Pool, Tracing
 from xds.translate import names
 from xds.translate.encoding import overwrite, pack
 from xds.translate.gateway_filters import filters_of
-from xds.translate.http import HANDSHAKE_TIMEOUT, TUNNEL_IDLE, connection_manager, local_replies, tcp_address
+from xds.translate.http import (
+    HANDSHAKE_TIMEOUT,
+    NO_TRACING,
+    TUNNEL_IDLE,
+    connection_manager,
+    local_replies,
+    tcp_address,
+)
+from xds.translate.spans import trace_gateway
 from xds.translate.tls import to_clients
 from xds.translate.users import challenge
 
@@ -26,7 +34,9 @@ _POOL: Final = f"%METADATA(ROUTE:{names.METADATA}:{names.POOL_METADATA})%"
 _NO_EXIT: Final = f"exitplane: no exit of pool {_POOL} can carry this request now (%RESPONSE_FLAGS%)\n"
 
 
-def translate_gateway_listener(listener: Listener, default_pool: Pool | None = None) -> ListenerResource:
+def translate_gateway_listener(
+    listener: Listener, default_pool: Pool | None = None, tracing: Tracing | None = None
+) -> ListenerResource:
     """Build the listener for HTTP/1.1 and HTTP/2 clients: CONNECT, WebSocket upgrades and plain HTTP."""
     manager = connection_manager(
         names.GATEWAY_LISTENER,
@@ -38,6 +48,7 @@ def translate_gateway_listener(listener: Listener, default_pool: Pool | None = N
             overwrite("proxy-status", 'exitplane; error=destination_unavailable; details="%RESPONSE_FLAGS%"'),
             before=[challenge()] if listener.authentication else [],
         ),
+        tracing=trace_gateway(tracing) if tracing else NO_TRACING,
     )
     http = Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
     tls = to_clients(_secrets(listener), listener.minimum_tls_version) if listener.certificate_id else None

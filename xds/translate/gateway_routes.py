@@ -33,7 +33,7 @@ from xds.translate.direct_responses import denied_by_route, missing_pools
 from xds.translate.encoding import encode, pack
 from xds.translate.http import PROXY_HEADERS
 from xds.translate.matchers import OnMatch, first_of, is_present, negate, nest
-from xds.translate.route_actions import forward, match_again, respond
+from xds.translate.route_actions import forward, match_again, respond, sample
 from xds.translate.route_blocks import RouteRule, compile_rules
 from xds.wire import template_pb2 as wire
 
@@ -50,12 +50,19 @@ _TRIES_NEARBY: Final = 2
 """Attempts at exits of one priority before the next attempt goes to another priority."""
 
 
-def translate_gateway_routes(pools: Sequence[Pool], routes: Sequence[Route] = ()) -> wire.RouteConfiguration:
-    """Build the route configuration of a fleet with these pools and routes, in any order."""
+def translate_gateway_routes(
+    pools: Sequence[Pool], routes: Sequence[Route] = (), traced_share: float | None = None
+) -> wire.RouteConfiguration:
+    """Build the route configuration of a fleet with these pools and routes, in any order.
+
+    Envoy matches a request before the listener's filters see it, and then decides if it is traced; `traced_share` of them are.
+    """
     served = find_served_locations(pools)
     by_id = {pool.id: pool for pool in pools}
     rules = [RouteRule(route.match, _action(route, by_id)) for route in sort_routes(routes)]
     entries = [*reject_malformed()]
+    if traced_share is not None:
+        entries.insert(0, (negate(is_present(names.TARGET_HOST)), sample(traced_share)))
     if rules:
         entries.append((negate(is_present(names.ALLOWED)), nest(first_of(compile_rules(rules)))))
     by_itself, otherwise = compile_default_routes(served)

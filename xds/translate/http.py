@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from betterproto2 import Message
 from envoy_data_plane.envoy.config.accesslog.v3 import (
@@ -101,6 +102,10 @@ PROXY_HEADERS: Final = (
 """Headers that a proxy adds or that are meant for proxies. They are removed before a request goes to its target."""
 
 
+NO_TRACING: Final[Mapping[str, Any]] = MappingProxyType({"generate_request_id": False})
+"""The fields of a connection manager that traces nothing."""
+
+
 def http2_options(*, max_concurrent_streams: int = 2**31 - 1) -> Http2ProtocolOptions:
     """Build HTTP/2 options for tunnels: CONNECT allowed, windows that a slow reader cannot exhaust, pings for dead peers."""
     return Http2ProtocolOptions(
@@ -120,10 +125,12 @@ def connection_manager(
     filters: list[HttpFilter],
     local_replies: LocalReplyConfig,
     scheme: str | None = None,
+    tracing: Mapping[str, Any] = NO_TRACING,
 ) -> HttpConnectionManager:
     """Build a connection manager that forwards requests unchanged.
 
-    `scheme` overrides the scheme of all requests: HTTP/1.1 would take it from the connection, which may be TLS.
+    `scheme` overrides the scheme of all requests: HTTP/1.1 would take it from the connection, which may be TLS. `tracing` are the
+    fields by which it traces (spans.py).
     """
     return HttpConnectionManager(
         stat_prefix=name,
@@ -136,7 +143,6 @@ def connection_manager(
             HttpConnectionManagerUpgradeConfig(upgrade_type="websocket"),
         ],
         server_header_transformation=HttpConnectionManagerServerHeaderTransformation.PASS_THROUGH,
-        generate_request_id=False,
         use_remote_address=True,
         skip_xff_append=True,
         normalize_path=False,
@@ -147,6 +153,7 @@ def connection_manager(
         delayed_close_timeout=NO_DELAYED_CLOSE,
         local_reply_config=local_replies,
         scheme_header_transformation=SchemeHeaderTransformation(scheme_to_overwrite=scheme) if scheme else None,
+        **{**NO_TRACING, **tracing},
     )
 
 

@@ -25,6 +25,7 @@ SESSION_HEADER: Final = "exit-session"
 """The headers in which a client states its intent."""
 # Internal headers begin with x-ep-. Gateways remove them from client requests, and before a request goes to its target
 # (docs/architecture.md#header-names).
+INTERNAL_PREFIX: Final = "x-ep-"
 REQUESTED_COUNTRY: Final = "x-ep-country"
 REQUESTED_CITY: Final = "x-ep-city"
 REQUESTED_POOL: Final = "x-ep-pool"
@@ -56,6 +57,10 @@ TIME: Final = "x-ep-time"
 """The day of the week (0: Monday) and the time of day in UTC: `0-0930`."""
 ALLOWED: Final = "x-ep-allowed"
 """Set once a route allowed the request: all declared routes are then skipped (`ALLOW_FILTER`)."""
+CLIENT_TRACEPARENT: Final = "exit-traceparent"
+CLIENT_TRACESTATE: Final = "exit-tracestate"
+"""The client's own `traceparent` and `tracestate` on the way to an exit. They have no internal prefix: the gateway's script would
+remove them."""
 INTENT_HEADERS: Final = (
     REQUESTED_COUNTRY,
     REQUESTED_CITY,
@@ -133,6 +138,9 @@ PARENT_SECRET: Final = "parent-credentials"
 IDENTITY_PATH: Final = "secrets/identity.yaml"
 AUTHORITY_PATH: Final = "secrets/authority.yaml"
 """Relative to Envoy's working directory, so that the bytes are the same for every proxy."""
+
+COLLECTOR: Final = "otel-collector"
+"""The cluster of the bootstrap to which an Envoy sends its spans."""
 
 HEALTH_HOST: Final = "health.exitplane.internal"
 HEALTH_PATH: Final = "/x-ep-health"

@@ -19,6 +19,7 @@ from model.entities import Pool
 from xds.translate import names
 from xds.translate.encoding import encode, metadata
 from xds.translate.http import PROXY_HEADERS
+from xds.translate.spans import HIDDEN_CONTEXT, restoring_route
 from xds.translate.template import ANY_POOL, set_pool_name
 from xds.wire import template_pb2 as wire
 
@@ -49,8 +50,9 @@ def define_parent_routes(pool_name: str) -> RouteConfiguration:
         Route(match=RouteMatch(connect_matcher=RouteMatchConnectMatcher()), route=tunnel, metadata=pool),
         Route(match=RouteMatch(prefix="/"), route=plain, metadata=pool),
     ]
+    routes = [each for route in routes for each in (restoring_route(route), route)]
     return RouteConfiguration(
         name=names.PARENT_ROUTES,
         virtual_hosts=[VirtualHost(name="any", domains=["*"], routes=routes)],
-        request_headers_to_remove=list(PROXY_HEADERS),
+        request_headers_to_remove=[*PROXY_HEADERS, *HIDDEN_CONTEXT],
     )

@@ -24,9 +24,10 @@ from envoy_data_plane.xds.type.matcher.v3 import MatcherOnMatch
 from model.entities import Pool
 from xds.translate import names
 from xds.translate.destinations import Destination
-from xds.translate.direct_responses import NOT_MATCHED_AGAIN, DirectResponse
+from xds.translate.direct_responses import NOT_MATCHED_AGAIN, NOT_READ, DirectResponse
 from xds.translate.encoding import encode, metadata, overwrite, pack
 from xds.translate.matchers import OnMatch
+from xds.translate.spans import sampling_route
 from xds.translate.template import ANY_POOL, set_pool_name
 from xds.wire import template_pb2 as wire
 
@@ -109,6 +110,12 @@ def match_again() -> OnMatch:
     fields = {names.ALLOW: Value(bool_value=True)}
     allowed = Metadata(filter_metadata={names.ALLOW_FILTER: Struct(fields=fields)})
     return encode(_on_match(_response_routes(NOT_MATCHED_AGAIN, allowed)))
+
+
+@cache
+def sample(share: float) -> OnMatch:
+    """Have this share of the requests traced. Nobody gets the response: the request is matched again once its intent is read."""
+    return encode(_on_match([sampling_route(each, share) for each in _response_routes(NOT_READ)]))
 
 
 def _response_routes(response: DirectResponse, route_metadata: Metadata | None = None) -> list[Route]:

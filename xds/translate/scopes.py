@@ -27,7 +27,7 @@ from xds.translate.endpoints import translate_endpoints
 from xds.translate.exit_listener import translate_exit_listener
 from xds.translate.exit_routes import translate_exit_routes
 from xds.translate.exit_targets import translate_exit_targets
-from xds.translate.fleet_index import aggregates_of, pools_of, routes_of
+from xds.translate.fleet_index import aggregates_of, pools_of, routes_of, tracing_of
 from xds.translate.gateway_filters import ECDS_RESOURCES
 from xds.translate.gateway_listener import translate_gateway_listener
 from xds.translate.gateway_routes import translate_gateway_routes
@@ -130,6 +130,9 @@ class GatewayGroup:
 
     def _routes(self, world: World) -> Message:
         pools, routes = pools_of(world, self.fleet_id), routes_of(world, self.fleet_id)
+        tracing = tracing_of(world, self.fleet_id)
+        if tracing is not None:
+            return translate_gateway_routes(pools, routes, tracing.share)
         return translate_gateway_routes(pools, routes) if routes else translate_gateway_routes(pools)
 
     def _listener(self, world: World, name: str) -> Message | None:
@@ -139,9 +142,11 @@ class GatewayGroup:
             return None
         listener = min(listeners, key=attrgetter("id.int"))
         pool = world.pools.get(listener.pool_id) if listener.pool_id else None
-        if pool and self._owns(pool):
-            return translate_gateway_listener(listener, pool)
-        return translate_gateway_listener(listener)
+        default = pool if pool and self._owns(pool) else None
+        tracing = tracing_of(world, self.fleet_id)
+        if tracing is not None:
+            return translate_gateway_listener(listener, default, tracing.in_listeners)
+        return translate_gateway_listener(listener, default) if default else translate_gateway_listener(listener)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +269,9 @@ class ExitOverlay:
         if exit_ is None or resource not in self.resources(world):
             return None
         if resource == EXIT_LISTENER:
-            return translate_exit_listener(exit_)
+            pool = world.pools.get(exit_.pool_id)
+            tracing = tracing_of(world, pool.fleet_id) if pool else None
+            return translate_exit_listener(exit_, tracing.in_listeners) if tracing else translate_exit_listener(exit_)
         if exit_.parent is None:
             return translate_exit_targets(exit_.egress_address)
         if resource == PARENT_CLUSTER:

@@ -8,7 +8,15 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from api.features.fleets.schemas import FirstListenerOut, FleetIn, FleetOut, FleetPatch, FleetQuery
+from api.features.fleets.schemas import (
+    FirstListenerOut,
+    FleetIn,
+    FleetOut,
+    FleetPatch,
+    FleetQuery,
+    TracingIn,
+    TracingOut,
+)
 from api.features.rejections.service import load_rejections
 from api.http.field_errors import FieldError
 from api.http.problems import Problem, clashes, duplicate, in_use, unknown
@@ -34,7 +42,8 @@ class FleetCollection(Collection[FleetRow, FleetIn, FleetOut]):
     async def create(self, work: WriteContext, body: FleetIn) -> FleetRow:
         """Create a fleet. Raises Problem: 409 when the name is taken."""
         work.caller.demand_all_fleets("a new fleet")
-        fleet = FleetRow(name=body.name, created_at=work.now)
+        tracing = None if body.tracing is None else body.tracing.model_dump()
+        fleet = FleetRow(name=body.name, tracing=tracing, created_at=work.now)
         with clashes({"uq_fleet_name": _name_taken(body.name)}):
             await declared.save(work.unit, fleet)
         if body.listener is not None:
@@ -47,6 +56,8 @@ class FleetCollection(Collection[FleetRow, FleetIn, FleetOut]):
         """Update a fleet. Raises Problem: 409 when the name, or the listener's address and port, are taken."""
         if fields.get("name", row.name) != row.name:  # folders and permissions of fleets are found by the name
             work.caller.demand_all_fleets("a new name of a fleet")
+        if fields.get("tracing") is not None:
+            fields["tracing"] = TracingIn.model_validate(fields["tracing"]).model_dump()
         listener: dict[str, Any] = fields.pop("listener", None) or {}
         with clashes({"uq_fleet_name": _name_taken(fields.get("name", ""))}):
             await declared.save_changes(work.unit, row, fields)
@@ -84,6 +95,7 @@ class FleetCollection(Collection[FleetRow, FleetIn, FleetOut]):
                 id=row.id,
                 name=row.name,
                 listener=_show_listener(listeners.get(row.id)),
+                tracing=None if row.tracing is None else TracingOut(**row.tracing),
                 rejections=rejections.of_groups(
                     [GatewayGroup(row.id).key], names.GATEWAY_LISTENER, names.GATEWAY_ROUTES
                 ),

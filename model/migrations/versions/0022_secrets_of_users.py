@@ -7,7 +7,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "0022"
-down_revision = "0018"
+down_revision = "0020"
 
 
 def upgrade() -> None:
