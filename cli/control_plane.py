@@ -422,6 +422,7 @@ def _context(
         silence_timeout=timedelta(seconds=settings.silence_timeout_s),
         leaf_lifetime=timedelta(hours=settings.certificate_hours),
         allows_local_parents=settings.local_parents,
+        allows_local_channels=settings.local_channels,
         container_policy=read_policy(settings.container_policy),
         certificate_folder=settings.certificate_folder,
         auth_state=AuthState(oidc_provider=OidcProvider(oidc) if oidc else None),

@@ -99,6 +99,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "cli.certificates:certificates",
         "List, upload, issue, watch and delete the certificates of TLS listeners.",
     ),
+    "messages": (
+        "cli.messages:messages",
+        "Add channels and rules of messages, send a test message, and see what was delivered.",
+    ),
     "audit": ("cli.audit:audit", "Verify the audit log, or export it."),
 }
 """Commands by name: `module:attribute`, and the first paragraph of the help.

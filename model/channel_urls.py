@@ -6,34 +6,48 @@ served, with options that name neither files nor redirects (docs/messages.md).
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from model.errors import ExitplaneError
 
 WEBHOOK: Final = "webhook"
-_HOSTED: Final = frozenset(
-    {"tgram", "slack", "discord", "gchat", "webex", "pover", "pagerduty", "opsgenie", "zulip", "pbul"}
-)
-"""Services whose addresses are in Apprise: the URL names no host."""
-_OWN_HOST: Final = frozenset(
-    {
-        "mailto",
-        "mailtos",
-        "ntfy",
-        "ntfys",
-        "gotify",
-        "gotifys",
-        "matrix",
-        "matrixs",
-        "mmost",
-        "mmosts",
-        "rocket",
-        "rockets",
-    }
-)
-"""Services of which anybody may run a server: the URL names its host."""
-SERVICES: Final = _HOSTED | _OWN_HOST
+
+
+class ServicePlugin(NamedTuple):
+    """The part of Apprise that serves a scheme. `own_host`: the URL names the host of the server, which anybody may run."""
+
+    module: str
+    name: str
+    own_host: bool = False
+
+
+_EMAIL = ServicePlugin("email", "NotifyEmail", own_host=True)
+_NTFY = ServicePlugin("ntfy", "NotifyNtfy", own_host=True)
+_GOTIFY = ServicePlugin("gotify", "NotifyGotify", own_host=True)
+_MATRIX = ServicePlugin("matrix", "NotifyMatrix", own_host=True)
+_MATTERMOST = ServicePlugin("mattermost", "NotifyMattermost", own_host=True)
+_ROCKET_CHAT = ServicePlugin("rocketchat", "NotifyRocketChat", own_host=True)
+SERVICES: Final[Mapping[str, ServicePlugin]] = {
+    "tgram": ServicePlugin("telegram", "NotifyTelegram"),
+    "slack": ServicePlugin("slack", "NotifySlack"),
+    "discord": ServicePlugin("discord", "NotifyDiscord"),
+    "gchat": ServicePlugin("google_chat", "NotifyGoogleChat"),
+    "webex": ServicePlugin("webexteams", "NotifyWebexTeams"),
+    "pover": ServicePlugin("pushover", "NotifyPushover"),
+    "pbul": ServicePlugin("pushbullet", "NotifyPushBullet"),
+    "pagerduty": ServicePlugin("pagerduty", "NotifyPagerDuty"),
+    "opsgenie": ServicePlugin("opsgenie", "NotifyOpsgenie"),
+    "zulip": ServicePlugin("zulip", "NotifyZulip"),
+    **dict.fromkeys(("mailto", "mailtos"), _EMAIL),
+    **dict.fromkeys(("ntfy", "ntfys"), _NTFY),
+    **dict.fromkeys(("gotify", "gotifys"), _GOTIFY),
+    **dict.fromkeys(("matrix", "matrixs"), _MATRIX),
+    **dict.fromkeys(("mmost", "mmosts"), _MATTERMOST),
+    **dict.fromkeys(("rocket", "rockets"), _ROCKET_CHAT),
+}
+"""The services by the scheme of their URLs. No other part of Apprise is ever imported."""
 _OPTIONS: Final = frozenset(
     {
         *("to", "from", "cc", "bcc", "reply", "name", "smtp", "user", "pass", "mode", "format", "overflow"),
@@ -42,7 +56,6 @@ _OPTIONS: Final = frozenset(
     }
 )
 """Options of all services together."""
-URL_CHARS_MAX: Final = 2_000
 
 
 class BadChannelUrl(ExitplaneError):
@@ -89,7 +102,8 @@ def _check_webhook(url: str) -> str:
 def hosts_of(url: str) -> list[str]:
     """Return the hosts that a good URL itself names and that are dialled; empty for a service that has its own."""
     parts = urlsplit(url)
-    if parts.scheme in _HOSTED:
+    plugin = SERVICES.get(parts.scheme)
+    if plugin is not None and not plugin.own_host:
         return []
     named = [value for name, value in parse_qsl(parts.query) if name.lower() == "smtp"]
     return [host for host in (parts.hostname, *named) if host]
@@ -100,8 +114,8 @@ def redact(text: str, url: str, *more: str | None) -> str:
     parts = urlsplit(url)
     named = [value for _, value in parse_qsl(parts.query)]
     secrets = [url, parts.netloc, parts.username, parts.password, parts.path, *parts.path.split("/"), *named, *more]
-    if parts.scheme in _HOSTED:
-        secrets.append(parts.hostname)
+    if not hosts_of(url):
+        secrets.append(parts.hostname)  # a token stands in its place
     for each in sorted({each for each in secrets if each and len(each) >= 4}, key=len, reverse=True):
         text = text.replace(each, "***")
     return text

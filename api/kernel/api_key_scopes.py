@@ -8,6 +8,7 @@ _COLLECTIONS: Final = (
     "api-keys",
     "audit-events",
     "certificates",
+    "channels",
     "declared",
     "discovery",
     "events",
@@ -17,6 +18,8 @@ _COLLECTIONS: Final = (
     "join-tokens",
     "keepalive",
     "listeners",
+    "message-rules",
+    "messages",
     "operators",
     "plans",
     "pools",
@@ -25,7 +28,7 @@ _COLLECTIONS: Final = (
     "status",
     "users",
 )
-_READ_ONLY: Final = frozenset({"audit-events", "discovery", "events", "explain", "status"})
+_READ_ONLY: Final = frozenset({"audit-events", "discovery", "events", "explain", "messages", "status"})
 _WRITE_ONLY: Final = frozenset({"keepalive"})
 SCOPES: Final = frozenset(
     [f"{name}:read" for name in _COLLECTIONS if name not in _WRITE_ONLY]

@@ -16,7 +16,9 @@ from uuid import UUID
 import structlog
 
 from keeper.messages.counters import MessageCounters
-from keeper.messages.senders import APPRISE_TIMEOUT_S, NotSent, Sender
+from keeper.messages.senders import Sender
+from model.apprise_client import TIMEOUT_S as APPRISE_TIMEOUT_S
+from model.apprise_client import NotSent
 from model.database import Database, DatabaseUnreachable
 from model.repositories import messages
 from model.repositories.messages import FAILED, PENDING, SENT, ClaimedMessage

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -15,19 +14,16 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from keeper.messages.signature import sign
+from model.apprise_client import TIMEOUT_S as APPRISE_TIMEOUT_S
+from model.apprise_client import NotSent, notify
 from model.channel_urls import WEBHOOK, hosts_of, redact
 from model.repositories.messages import ClaimedMessage
 from model.tables import ChannelRow
 from xds.translate.forbidden_targets import is_on_exit as is_local
 
 WEBHOOK_TIMEOUT_S: Final = 10.0
-APPRISE_TIMEOUT_S: Final = 30.0
 _REASON_CHARS_MAX: Final = 300
 _LOCAL: Final = "its address is on the control plane's own host or link, where messages are not sent"
-
-
-class NotSent(Exception):
-    """An attempt failed. The message is for people, without secrets."""
 
 
 class Sender:
@@ -113,66 +109,6 @@ def in_thread(call: Callable[[], None]) -> asyncio.Future[None]:
 
     threading.Thread(target=run, daemon=True, name="message").start()
     return outcome
-
-
-_APPRISE_KINDS: Final = {"alert": "failure", "recovery": "success", "news": "info"}
-
-
-def notify(url: str, content: Mapping[str, Any]) -> None:
-    """Send a message with Apprise, which blocks. Raises NotSent."""
-    import apprise  # noqa: PLC0415 - it is imported with the first message only: it takes 0.3 s and 20 MB
-
-    with _Warnings() as warnings:
-        sender = apprise.Apprise(asset=apprise_asset())
-        if not sender.add(url):
-            raise NotSent("Apprise does not understand the URL")
-        sent = sender.notify(
-            body=content["body"],
-            title=content["title"],
-            notify_type=_APPRISE_KINDS.get(content.get("kind", ""), "info"),
-            body_format=apprise.NotifyFormat.TEXT,  # what the text contains is no markup, and is escaped where a service has some
-        )
-        if not sent:
-            raise NotSent(warnings.last or "the service refused the message")
-
-
-def apprise_asset() -> Any:
-    """Return Apprise's settings: no files, no redirects, and no keys that it makes itself."""
-    import apprise  # noqa: PLC0415
-
-    return apprise.AppriseAsset(
-        app_id="Exitplane",
-        app_desc="Exitplane",
-        app_url="",
-        async_mode=False,
-        http_redirects=False,
-        pgp_autogen=False,
-        pem_autogen=False,
-        storage_mode="memory",
-        service_timeout=APPRISE_TIMEOUT_S - 5,
-    )
-
-
-class _Warnings(logging.Handler):
-    """Keeps the last warning that Apprise logs in this thread: its calls return nothing but False."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.last = ""
-        self._thread = threading.get_ident()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self._thread:
-            self.last = record.getMessage()
-
-    def __enter__(self) -> Self:
-        logger = logging.getLogger("apprise")
-        logger.propagate = False  # its records may contain parts of URLs
-        logger.addHandler(self)
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        logging.getLogger("apprise").removeHandler(self)
 
 
 async def _check_names(hosts: list[str]) -> None:

@@ -152,13 +152,15 @@ async def set_channels(session: AsyncSession, rule_id: UUID, channel_ids: Collec
 
 async def enqueue(
     session: AsyncSession, rule: str, channels: Sequence[tuple[UUID, str]], content: Mapping[str, Any], now: datetime
-) -> None:
-    """Store a message for each channel, to be sent at once."""
-    session.add_all(
+) -> Sequence[MessageRow]:
+    """Store a message for each channel, to be sent at once, and return them."""
+    rows = [
         MessageRow(created_at=now, rule=rule, channel_id=id_, channel=name, content=dict(content), due_at=now)
         for id_, name in channels
-    )
+    ]
+    session.add_all(rows)
     await session.flush()
+    return rows
 
 
 async def claim(
