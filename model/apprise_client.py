@@ -72,7 +72,7 @@ def _asset() -> Any:
         pgp_autogen=False,
         pem_autogen=False,
         storage_mode="memory",
-        service_timeout=TIMEOUT_S - 5,
+        service_timeout=0,  # otherwise it waits for a thread of a pool, which would keep the process from ending
     )
 
 

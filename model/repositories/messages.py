@@ -171,13 +171,15 @@ async def claim(
     A message that another replica took and did not finish until then is due again.
     """
     is_due = and_(col(MessageRow.state).in_((PENDING, SENDING)), col(MessageRow.due_at) <= now)
-    oldest = (
-        select(col(MessageRow.id))
-        .where(is_due, col(MessageRow.channel_id).is_not(None), col(MessageRow.channel_id).not_in(busy))
-        .distinct(col(MessageRow.channel_id))
-        .order_by(col(MessageRow.channel_id), col(MessageRow.due_at), col(MessageRow.id))
-        .limit(limit)
+    place = func.row_number().over(
+        partition_by=col(MessageRow.channel_id), order_by=(col(MessageRow.due_at), col(MessageRow.id))
     )
+    ranked = (
+        select(col(MessageRow.id), place.label("place"))
+        .where(is_due, col(MessageRow.channel_id).is_not(None), col(MessageRow.channel_id).not_in(busy))
+        .subquery()
+    )
+    oldest = select(ranked.c.id).where(ranked.c.place == 1).order_by(ranked.c.id).limit(limit)
     # `is_due` again: the row is checked anew after a wait for another replica that takes it
     taken = update(MessageRow).where(col(MessageRow.id).in_(oldest), is_due)
     taken = taken.values(state=SENDING, attempts=col(MessageRow.attempts) + 1, due_at=until)

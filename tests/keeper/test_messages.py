@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import asynccontextmanager
 from itertools import pairwise
+from uuid import UUID
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from keeper.messages import worker
 from keeper.messages.counters import MessageCounters
+from keeper.messages.outbox import PAUSES_S, Outbox
 from keeper.messages.rounds import MessageRounds
+from model.apprise_client import NotSent
 from model.exit_states import ExitState
 from model.message_events import COOLDOWN_MIN_S, MessageEvent
-from model.repositories import exits, messages
+from model.repositories import exits, messages, rollout, sync
+from model.repositories.rollout import GroupRollout, TriedChangeSet
+from model.repositories.sync import TypeSync
 from model.tables import (
     ChangeRow,
     ChannelRow,
+    ExitRow,
+    KnownEgressRow,
+    MessageMemoryRow,
     MessageRow,
     MessageRuleRow,
+    ServerCertificateRow,
 )
 from model.unit_of_work import write
 from model.world import Kind
@@ -123,3 +135,209 @@ async def test_exit_flapping_in_the_database_sends_two_messages(scene):
     await scene.evaluate(120)
     (last,) = [row for row in await scene.rows() if "us-1" in row.content["title"]][2:]
     assert "times" in last.content["body"]
+
+
+# -- deliveries --------------------------------------------------------------------------------------------------------
+
+
+class FakeSender:
+    """Records what is sent. Channels in `failing` refuse, and those in `slow` wait for `release`."""
+
+    def __init__(self):
+        self.sent, self.failing, self.slow, self.release = [], set(), set(), asyncio.Event()
+
+    async def send(self, channel, message):
+        if channel.name in self.slow:
+            await self.release.wait()
+        if channel.name in self.failing:
+            raise NotSent("it is away")
+        self.sent.append((channel.name, message.id))
+
+
+@pytest.fixture
+def sender():
+    return FakeSender()
+
+
+@pytest.fixture
+def outbox_of(scene, sender):
+    """`outbox_of()`: the outbox of a replica."""
+    return lambda: Outbox(scene.database, scene.clock, sender, scene.counters, lambda: None)
+
+
+async def enqueue(scene, *channels):
+    async with scene.database.session() as session:
+        content = {"title": "t", "body": "b", "kind": "news", "items": []}
+        await messages.enqueue(session, "r", [(each.id, each.name) for each in channels], content, scene.clock())
+
+
+async def test_failing_channel_is_retried_and_given_up(scene, outbox_of, sender):
+    channel, outbox = await scene.add_channel(), outbox_of()
+    sender.failing.add("ops")
+    await enqueue(scene, channel)
+    states = []
+    for pause_s in (*PAUSES_S, 3_600, 3_600):
+        await outbox.start_due()
+        await outbox.finish()
+        await outbox.start_due()  # nothing is due
+        (row,) = await scene.rows()
+        states.append((row.state, row.attempts))
+        scene.clock.advance(seconds=pause_s)
+    pending = [("pending", number) for number in range(1, len(PAUSES_S) + 1)]
+    assert states == [*pending, ("failed", 8), ("failed", 8)]
+    assert (row.error, sender.sent) == ("it is away", [])
+    assert scene.counters.attempts == {"retried": 7, "failed": 1}
+
+
+async def test_slow_channel_holds_up_no_other(scene, outbox_of, sender):
+    slow, ops = await scene.add_channel("slow"), await scene.add_channel()
+    sender.slow.add("slow")
+    outbox = outbox_of()
+    for _ in range(3):
+        await enqueue(scene, slow, ops)
+    for _ in range(3):
+        await outbox.start_due()
+        await asyncio.gather(outbox._busy[ops.id])
+    assert [name for name, _ in sender.sent] == ["ops"] * 3
+    assert [row.state for row in await scene.rows() if row.channel == "slow"].count("sending") == 1
+    sender.release.set()
+    await outbox.finish()
+
+
+async def test_nothing_is_sent_twice_by_two_replicas_or_after_a_restart(scene, outbox_of, sender):
+    await enqueue(scene, await scene.add_channel())
+    boxes = [outbox_of(), outbox_of()]
+    await asyncio.gather(*(each.start_due() for each in boxes))
+    await asyncio.gather(*(each.finish() for each in boxes))
+    scene.clock.advance(seconds=3_600)
+    restarted = outbox_of()
+    await restarted.start_due()
+    await restarted.finish()
+    assert len(sender.sent) == 1
+    assert [row.state for row in await scene.rows()] == ["sent"]
+
+
+async def test_message_of_a_replica_that_ended_is_sent_by_another(scene, outbox_of, sender):
+    await enqueue(scene, await scene.add_channel())
+    sender.slow.add("ops")
+    ended = outbox_of()
+    await ended.start_due()
+    await ended.finish(within_s=0)  # it ends before the receiver has answered
+    sender.slow.clear()
+    other = outbox_of()
+    for seconds in (60, 90):
+        scene.clock.advance(seconds=seconds)
+        await other.start_due()
+        await other.finish()
+        assert len(sender.sent) == int(seconds == 90)
+
+
+async def test_evaluation_at_two_replicas_stores_each_message_once(scene):
+    await scene.add_rule([await scene.add_channel()], MessageEvent.EXIT_LOST)
+    one = await scene.harness.declare("us-1", HEALTHY)
+    await scene.move(one, HEALTHY, LOST)
+    others = [MessageRounds(scene.database, scene.clock, MessageCounters()) for _ in range(3)]
+    await asyncio.gather(*(each.run() for each in others))
+    await asyncio.gather(*(each.run() for each in others))
+    assert len(await scene.titles()) == 1
+
+
+# -- what events are derived from --------------------------------------------------------------------------------------
+
+
+async def test_changed_address_and_country_are_told_once(scene):
+    await scene.add_rule([await scene.add_channel()], MessageEvent.ADDRESS_CHANGED, MessageEvent.COUNTRY_CHANGED)
+    one = await scene.harness.declare("us-1", HEALTHY)
+    for address, country in (("192.0.2.1", "us"), ("192.0.2.1", "us"), ("192.0.2.9", None), ("192.0.2.9", "de")):
+        scene.clock.advance(seconds=301)
+        await scene.harness.send_heartbeat(one, observation={"address": address, "country": country})
+        await scene.rounds.run()
+        await scene.rounds.run()
+    bodies = [row.content["body"].partition(": ")[2] for row in await scene.rows()]
+    assert bodies == ["192.0.2.1 before, 192.0.2.9 now", "us before, de now"]
+    async with scene.database.session() as session:
+        await session.execute(update(MessageRuleRow).values(enabled=False))
+    await scene.evaluate()
+    assert await scene.rows(KnownEgressRow) == []
+
+
+async def test_idle_exit_is_told_until_it_carries_again(scene):
+    await scene.add_rule([await scene.add_channel()], MessageEvent.EXIT_IDLE, for_s=60)
+    idle, busy = await scene.harness.declare("idle", HEALTHY), await scene.harness.declare("busy", HEALTHY)
+    for number in range(6):
+        scene.clock.advance(seconds=31)
+        await scene.harness.send_heartbeat(idle, carried_bytes=5 if number < 4 else number * 100)
+        await scene.harness.send_heartbeat(busy, carried_bytes=number)
+        await scene.rounds.run()
+    await scene.evaluate(62)
+    titles = await scene.titles()
+    assert titles[0] == "exit idle (demo/us) carries no traffic"
+    assert not any("busy" in title for title in titles)
+
+
+async def test_rejections_rollbacks_certificates_and_degradation_are_found(scene):
+    await scene.add_rule([await scene.add_channel()], *sorted(set(MessageEvent) - {MessageEvent.EXIT_IDLE}))
+    one, fleet = await scene.harness.declare("us-1", HEALTHY), scene.harness.pool.fleet_id
+    rejected = TriedChangeSet("c", "nobody", "gw-1 rejected it", (), (), rejected=True)
+    async with scene.database.session() as session:
+        nack = TypeSync(one, "type.x", rejected_revision=2, rejected_at=scene.clock(), detail="bad \x1b[31mcluster")
+        await sync.record(session, UUID(int=1), [nack])
+        await rollout.store_rollouts(session, [GroupRollout("gateways/x", fleet, (rejected,))], (), scene.clock())
+        session.add(
+            ServerCertificateRow(
+                fleet_id=fleet,
+                name="gw",
+                chain="",
+                key="k",
+                server_names=[],
+                expires_soon=True,
+                expires_at=scene.clock(),
+                created_at=scene.clock(),
+            )
+        )
+    await scene.evaluate()
+    (row,) = await scene.rows()
+    found = {item["event"]: item["label"] for item in row.content["items"]}
+    assert found == {
+        "proxy_rejected": "exit us-1 (demo)",
+        "canary_rolled_back": "fleet demo",
+        "certificate_expiring": "certificate gw (demo)",
+        "control_plane_degraded": "the control plane",
+    }
+    assert "no replica runs the keeper" in row.content["body"]
+    assert "\x1b" not in row.content["body"]
+
+
+async def test_removed_exit_is_forgotten_without_a_message(scene):
+    await scene.add_rule([await scene.add_channel()], MessageEvent.EXIT_LOST)
+    one = await scene.harness.declare("us-1", HEALTHY)
+    await scene.move(one, HEALTHY, LOST)
+    await scene.evaluate()
+    async with write(scene.database) as unit:
+        row = await unit.session.get(ExitRow, one)
+        await exits.deregister(unit, row, scene.harness.pool.fleet_id)
+    await scene.evaluate()
+    assert len(await scene.rows()) == 1
+    assert await scene.rows(MessageMemoryRow) == []
+
+
+async def test_worker_sends_after_a_change_and_counts(scene, until, monkeypatch):
+    """The whole worker with its lease: a change wakes it, and the message goes out."""
+    fake = FakeSender()
+
+    @asynccontextmanager
+    async def opened(*_, **__):
+        yield fake
+
+    monkeypatch.setattr(worker, "Sender", opened)
+    await scene.add_rule([await scene.add_channel()], MessageEvent.EXIT_LOST)
+    one = await scene.harness.declare("us-1", HEALTHY)
+    counters = MessageCounters()
+    task = asyncio.create_task(worker.run_messages(scene.database, scene.clock, counters, pause_s=0.01))
+    try:
+        await scene.move(one, HEALTHY, LOST)
+        await until(lambda: counters.attempts["sent"])
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert (len(fake.sent), counters.events[MessageEvent.EXIT_LOST]) == (1, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 from model.channel_urls import SERVICES, BadChannelUrl, hosts_of, redact, service_of
@@ -57,6 +59,4 @@ def test_secrets_are_removed_from_errors():
 
 
 def test_each_service_is_a_plugin_of_apprise():
-    from importlib.util import find_spec
-
     assert all(find_spec(f"apprise.plugins.{each.module}") is not None for each in SERVICES.values())
