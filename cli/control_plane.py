@@ -45,7 +45,7 @@ from keeper.containers.reconciler import run_containers
 from keeper.counters import KeeperCounters
 from keeper.exit_health import HealthThresholds
 from keeper.keeper import run_keeper
-from keeper.messages.counters import MessageCounters
+from keeper.messages.message_counters import MessageCounters
 from model import key_file
 from model.authority import create_authority
 from model.connection_table import ConnectionLimits, ConnectionTable

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from keeper.messages.counters import MessageCounters
+from keeper.messages.message_counters import MessageCounters
 from keeper.messages.worker import run_messages
 from keeper.telegram.bot import BotSettings, run_bot
 from model.database import Database

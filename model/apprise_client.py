@@ -43,7 +43,7 @@ _APPRISE_KINDS: Final = {"alert": "failure", "recovery": "success", "news": "inf
 
 def notify(url: str, content: Mapping[str, Any]) -> None:
     """Send a message with Apprise, which blocks. Raises NotSent."""
-    import apprise  # noqa: PLC0415
+    import apprise
 
     with _Warnings() as warnings:
         service, sender = _open(url), apprise.Apprise(asset=_asset())
@@ -61,7 +61,7 @@ def notify(url: str, content: Mapping[str, Any]) -> None:
 
 def _asset() -> Any:
     """Return Apprise's settings: no files, no redirects, and no keys that it makes itself."""
-    import apprise  # noqa: PLC0415
+    import apprise
 
     return apprise.AppriseAsset(
         app_id="Exitplane",

@@ -20,7 +20,7 @@ _ONSETS_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class MessageRule:
     """A message rule. The patterns are of names, with `*`; None: any."""
 
     id: UUID
@@ -48,7 +48,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class SubjectCondition:
     """An event of a subject since the last evaluation: how often it began, and whether it holds now."""
 
     holds: bool
@@ -56,13 +56,13 @@ class Condition:
     detail: str = ""
 
 
-Conditions = Mapping[MessageEvent, Condition]
+Conditions = Mapping[MessageEvent, SubjectCondition]
 """The conditions of one subject. An event that is missing is unknown at the moment, and stays as it was."""
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """What a rule remembers of a subject from one evaluation to the next."""
+class SubjectMemory:
+    """The memory that a rule has of a subject from one evaluation to the next."""
 
     onsets: Mapping[MessageEvent, tuple[datetime, ...]] = field(default_factory=dict)
     """Beginnings since the last message, within the rule's `within`."""
@@ -82,24 +82,26 @@ class Memory:
         return not (self.onsets or self.since or self.untold or self.told or self.quiet_until)
 
 
-EMPTY: Final = Memory()
+EMPTY: Final = SubjectMemory()
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What a rule tells of a subject now: events, each with the number of its beginnings, or that all is over."""
+    """The news of a subject that a rule tells now: events, each with the number of its beginnings, or that all is over."""
 
     began: Mapping[MessageEvent, int]
     recovered: frozenset[MessageEvent] = frozenset()
 
 
-def matches(rule: Rule, subject: Subject) -> bool:
+def matches(rule: MessageRule, subject: Subject) -> bool:
     """Tell whether a rule is about a subject. A pattern matches no subject without such a name."""
     pairs = ((rule.fleet, subject.fleet), (rule.pool, subject.pool), (rule.exit, subject.exit))
     return all(pattern is None or (name is not None and fnmatchcase(name, pattern)) for pattern, name in pairs)
 
 
-def evaluate(rule: Rule, memory: Memory, conditions: Conditions, now: datetime) -> tuple[Memory, Notice | None]:
+def evaluate(
+    rule: MessageRule, memory: SubjectMemory, conditions: Conditions, now: datetime
+) -> tuple[SubjectMemory, Notice | None]:
     """Return what a rule remembers from now on, and what it tells now; None: nothing."""
     seen = _observe(rule, memory, conditions, now)
     due = frozenset(event for event in seen.untold if _is_due(rule, seen, event, now))
@@ -109,7 +111,7 @@ def evaluate(rule: Rule, memory: Memory, conditions: Conditions, now: datetime) 
     began = (due & GOOD_NEWS if tells_end else frozenset()) if is_quiet else due
     counts = {event: len(seen.onsets.get(event, ())) for event in sorted(began)}
     notice = Notice(counts, seen.told if tells_end else frozenset()) if began or tells_end else None
-    after = Memory(
+    after = SubjectMemory(
         onsets={event: times for event, times in seen.onsets.items() if event not in began},
         since={event: at for event, at in seen.since.items() if event not in began & GOOD_NEWS},
         untold=seen.untold - began,
@@ -120,12 +122,12 @@ def evaluate(rule: Rule, memory: Memory, conditions: Conditions, now: datetime) 
     return after, notice
 
 
-def _observe(rule: Rule, memory: Memory, conditions: Conditions, now: datetime) -> Memory:
+def _observe(rule: MessageRule, memory: SubjectMemory, conditions: Conditions, now: datetime) -> SubjectMemory:
     """Bring a memory up to date with the conditions."""
     onsets, since, untold = {}, {}, set(memory.untold)
     for event in rule.events:
         began = memory.since.get(event)
-        condition = conditions.get(event) or Condition(holds=began is not None)
+        condition = conditions.get(event) or SubjectCondition(holds=began is not None)
         count = condition.onsets
         if event in FAULTS and condition.holds and began is None:
             count = count or 1  # it began before the rule, or before anybody looked
@@ -139,7 +141,7 @@ def _observe(rule: Rule, memory: Memory, conditions: Conditions, now: datetime) 
     too_short = {event for event in untold - MOMENTS if rule.lasts and event not in since}
     faults_began = any(each.onsets for event, each in conditions.items() if event in rule.events & FAULTS)
     since_when = now if faults_began or memory.clear_since is None else memory.clear_since
-    return Memory(
+    return SubjectMemory(
         onsets=onsets,
         since=since,
         untold=frozenset(untold) & rule.events - too_short,
@@ -149,7 +151,7 @@ def _observe(rule: Rule, memory: Memory, conditions: Conditions, now: datetime) 
     )
 
 
-def _is_due(rule: Rule, seen: Memory, event: MessageEvent, now: datetime) -> bool:
+def _is_due(rule: MessageRule, seen: SubjectMemory, event: MessageEvent, now: datetime) -> bool:
     """Tell whether an event began often enough, and lasted long enough."""
     if len(seen.onsets.get(event, ())) < rule.threshold:
         return False
@@ -158,7 +160,7 @@ def _is_due(rule: Rule, seen: Memory, event: MessageEvent, now: datetime) -> boo
     return event in seen.since and now - seen.since[event] >= rule.lasts
 
 
-def to_json(memory: Memory) -> dict[str, Any]:
+def to_json(memory: SubjectMemory) -> dict[str, Any]:
     """Write a memory as JSON values."""
     return {
         "onsets": {event.value: [each.isoformat() for each in times] for event, times in memory.onsets.items()},
@@ -170,9 +172,9 @@ def to_json(memory: Memory) -> dict[str, Any]:
     }
 
 
-def from_json(stored: Mapping[str, Any]) -> Memory:
+def from_json(stored: Mapping[str, Any]) -> SubjectMemory:
     """Read what `to_json` wrote. Events of another version are left out."""
-    return Memory(
+    return SubjectMemory(
         onsets={
             MessageEvent(event): tuple(map(datetime.fromisoformat, times))
             for event, times in stored["onsets"].items()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from keeper.messages.evaluation import Condition, Conditions, Subject
+from keeper.messages.evaluation import Conditions, Subject, SubjectCondition
 from model.exit_states import SERVING
 from model.message_events import MessageEvent
 from model.repositories.message_facts import StateChange
@@ -52,12 +52,13 @@ def of_exits(
     for row in rows:
         count = onsets.get(row["id"], Counter())
         found = {
-            event: Condition(row["state"] == state, count[event], row["reason"]) for state, event in _BY_STATE.items()
+            event: SubjectCondition(row["state"] == state, count[event], row["reason"])
+            for state, event in _BY_STATE.items()
         }
-        found[MessageEvent.EXIT_UP] = Condition(row["state"] in SERVING, count[MessageEvent.EXIT_UP])
-        found[MessageEvent.EXIT_CAPPED] = Condition(row["capped"], 0, row["reason"])
+        found[MessageEvent.EXIT_UP] = SubjectCondition(row["state"] in SERVING, count[MessageEvent.EXIT_UP])
+        found[MessageEvent.EXIT_CAPPED] = SubjectCondition(row["capped"], 0, row["reason"])
         if idle is not None:
-            found[MessageEvent.EXIT_IDLE] = Condition(row["id"] in idle)
+            found[MessageEvent.EXIT_IDLE] = SubjectCondition(row["id"] in idle)
         if row["id"] in moved:
             found |= _of_egress(moved[row["id"]])
         names = {"fleet": row["fleet"], "pool": row["pool"], "exit": row["name"]}
@@ -69,27 +70,27 @@ def _of_egress(row: Row) -> Conditions:
     for name, event in (("address", MessageEvent.ADDRESS_CHANGED), ("country", MessageEvent.COUNTRY_CHANGED)):
         former, present = row[f"former_{name}"], row[name]
         if former is not None and present is not None and former != present:
-            found[event] = Condition(holds=False, onsets=1, detail=f"{former} before, {present} now")
+            found[event] = SubjectCondition(holds=False, onsets=1, detail=f"{former} before, {present} now")
     return found
 
 
 def of_proxies(rows: Sequence[Row]) -> Iterator[tuple[Subject, Conditions]]:
     for row in rows:
-        found = Condition(row["detail"] is not None, 0, row["detail"] or "")
+        found = SubjectCondition(row["detail"] is not None, 0, row["detail"] or "")
         subject = Subject(f"proxy:{row['id']}", f"{row['role']} {row['name']} ({row['fleet']})", row["fleet"])
         yield subject, {MessageEvent.PROXY_REJECTED: found}
 
 
 def of_fleets(rows: Sequence[Row]) -> Iterator[tuple[Subject, Conditions]]:
     for row in rows:
-        found = Condition(row["reason"] is not None, 0, row["reason"] or "")
+        found = SubjectCondition(row["reason"] is not None, 0, row["reason"] or "")
         subject = Subject(f"fleet:{row['id']}", f"fleet {row['name']}", row["name"])
         yield subject, {MessageEvent.CANARY_ROLLED_BACK: found}
 
 
 def of_certificates(rows: Sequence[Row]) -> Iterator[tuple[Subject, Conditions]]:
     for row in rows:
-        found = Condition(row["expires_soon"], 0, f"it expires at {row['expires_at']:%Y-%m-%d %H:%M} UTC")
+        found = SubjectCondition(row["expires_soon"], 0, f"it expires at {row['expires_at']:%Y-%m-%d %H:%M} UTC")
         subject = Subject(f"certificate:{row['id']}", f"certificate {row['name']} ({row['fleet']})", row["fleet"])
         yield subject, {MessageEvent.CERTIFICATE_EXPIRING: found}
 
@@ -103,7 +104,7 @@ def of_control_plane(row: Row) -> tuple[Subject, Conditions]:
         reasons.append(f"{row['silent_replicas']} of its replicas did not reach PostgreSQL for {SILENT_AFTER_S:g} s")
     if (row["ingest_age_s"] or 0) > _INGEST_AGE_MAX_S:
         reasons.append(f"no replica stored heartbeats for {_INGEST_AGE_MAX_S:g} s")
-    return CONTROL_PLANE, {MessageEvent.CONTROL_PLANE_DEGRADED: Condition(bool(reasons), 0, "; ".join(reasons))}
+    return CONTROL_PLANE, {MessageEvent.CONTROL_PLANE_DEGRADED: SubjectCondition(bool(reasons), 0, "; ".join(reasons))}
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import structlog
 
-from keeper.messages.counters import MessageCounters
+from keeper.messages.message_counters import MessageCounters
 from keeper.messages.senders import Sender
 from model.apprise_client import TIMEOUT_S as APPRISE_TIMEOUT_S
 from model.apprise_client import NotSent

@@ -12,8 +12,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from keeper.lease import LEASE_ID
 from keeper.messages import facts
-from keeper.messages.counters import MessageCounters
-from keeper.messages.evaluation import EMPTY, Conditions, Memory, Rule, Subject, evaluate, from_json, matches, to_json
+from keeper.messages.evaluation import (
+    EMPTY,
+    Conditions,
+    MessageRule,
+    Subject,
+    SubjectMemory,
+    evaluate,
+    from_json,
+    matches,
+    to_json,
+)
+from keeper.messages.message_counters import MessageCounters
 from keeper.messages.texts import Told, write_message
 from model.database import Database
 from model.message_events import FAULTS, MOMENTS, MessageEvent
@@ -30,7 +40,7 @@ Key = tuple[UUID, str]
 class Evaluated:
     """The outcome of an evaluation."""
 
-    messages: list[tuple[Rule, Mapping[str, Any]]] = field(default_factory=list)
+    messages: list[tuple[MessageRule, Mapping[str, Any]]] = field(default_factory=list)
     changed: dict[Key, Mapping[str, Any]] = field(default_factory=dict)
     """Memories that differ from the stored ones."""
     gone: list[Key] = field(default_factory=list)
@@ -44,8 +54,8 @@ class _Read:
 
     position: Position | None
     newest: int
-    rules: Sequence[Rule]
-    memories: Mapping[Key, Memory]
+    rules: Sequence[MessageRule]
+    memories: Mapping[Key, SubjectMemory]
     conditions: Mapping[Subject, Conditions]
     moved: Sequence[Mapping[str, Any]]
     """Exits with an address or country that is new."""
@@ -118,7 +128,10 @@ class MessageRounds:
 
 
 def evaluate_all(
-    rules: Iterable[Rule], memories: Mapping[Key, Memory], conditions: Mapping[Subject, Conditions], now: datetime
+    rules: Iterable[MessageRule],
+    memories: Mapping[Key, SubjectMemory],
+    conditions: Mapping[Subject, Conditions],
+    now: datetime,
 ) -> Evaluated:
     """Evaluate rules for all subjects. What a rule tells at one time is one message. Pure.
 
@@ -148,17 +161,17 @@ def evaluate_all(
     return found
 
 
-def _concerns(rule: Rule, conditions: Conditions) -> bool:
+def _concerns(rule: MessageRule, conditions: Conditions) -> bool:
     """Tell whether a rule may have to remember something of a subject."""
     return any(
         event in rule.events and (each.onsets or (each.holds and event in FAULTS)) for event, each in conditions.items()
     )
 
 
-def rule_of(row: MessageRuleRow) -> Rule:
+def rule_of(row: MessageRuleRow) -> MessageRule:
     """Read a stored rule. Events of a newer version are left out."""
     known = {event.value for event in MessageEvent}
-    return Rule(
+    return MessageRule(
         id=row.id,
         name=row.name,
         events=frozenset(MessageEvent(event) for event in row.events if event in known),

@@ -36,7 +36,7 @@ class Sender:
         """The threads of Apprise, by channel. One that hangs cannot be ended."""
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(resolver=_Resolver(allows_local=self._allows_local), force_close=True)
+        connector = aiohttp.TCPConnector(resolver=_WebhookResolver(allows_local=self._allows_local), force_close=True)
         self._http = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(WEBHOOK_TIMEOUT_S))
         return self
 
@@ -122,7 +122,7 @@ async def _check_names(hosts: list[str]) -> None:
             raise NotSent(_LOCAL)
 
 
-class _Resolver(AbstractResolver):
+class _WebhookResolver(AbstractResolver):
     """Resolves names to the addresses that webhooks may dial."""
 
     def __init__(self, *, allows_local: bool) -> None:

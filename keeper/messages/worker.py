@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from keeper.lease import MESSAGE_LEASE_ID, LeaseCheck, hold_lease, run_while_leased
-from keeper.messages.counters import MessageCounters
+from keeper.messages.message_counters import MessageCounters
 from keeper.messages.outbox import Outbox
 from keeper.messages.rounds import MessageRounds
 from keeper.messages.senders import Sender

@@ -16,9 +16,9 @@ from typing import Any, Final
 import structlog
 
 from keeper.lease import TELEGRAM_LEASE_ID, LeaseCheck, hold_lease, run_while_leased
-from keeper.telegram import commands
+from keeper.telegram import bot_commands
 from keeper.telegram.bot_api import POLL_S, BotApi, TelegramRefused
-from keeper.telegram.commands import AnswerLimit, Command
+from keeper.telegram.bot_commands import AnswerLimit, Command
 from model.database import Database
 from model.repositories import message_facts, messages, telegram
 from model.version import exitplane_version
@@ -116,7 +116,7 @@ class Bot:
                 return  # another replica answers them
         for update in fresh:
             now = self._clock()
-            command = commands.command_of(update, self._name, self._chats, now)
+            command = bot_commands.command_of(update, self._name, self._chats, now)
             if command is not None and self._limit.admit(command.chat, now):
                 await self._answer(command)
 
@@ -129,15 +129,15 @@ class Bot:
 
     async def _text_of(self, name: str) -> str:
         if name in ("help", "start"):
-            return commands.help_text()
-        if name not in commands.COMMANDS:
-            return commands.unknown_text()
+            return bot_commands.help_text()
+        if name not in bot_commands.COMMANDS:
+            return bot_commands.unknown_text()
         async with self._database.snapshot() as session:
             await session.connection()
             if name == "ping":
                 return f"pong from Exitplane {exitplane_version()}, revision {await message_facts.revision(session)}"
             pools = await message_facts.pool_states(session)
-            return commands.status_text(pools, await messages.count_open(session))
+            return bot_commands.status_text(pools, await messages.count_open(session))
 
 
 def _id_of(update: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""What message rules are about, read from where it is recorded: the change log, exits, heartbeats, sync status, rollouts, leases.
+"""Facts that message rules are about, read from where they are recorded: the change log, exits, heartbeats, sync status, rollouts, leases.
 
 The sessions are of a snapshot whose transaction has begun.
 """

@@ -37,7 +37,7 @@ _ADVANCE: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where evaluation stands: the change up to which rules know everything, and the number of the last evaluation."""
+    """The progress of evaluation: the change up to which rules know everything, and the number of the last evaluation."""
 
     change_id: int
     round: int

@@ -30,7 +30,7 @@ class ChannelRow(SQLModel, table=True):
 
 
 class MessageRuleRow(SQLModel, table=True):
-    """Which events of which subjects become messages, and when."""
+    """A rule by which events of some subjects become messages."""
 
     __tablename__ = "message_rule"
 
@@ -60,7 +60,7 @@ class MessageRuleChannelRow(SQLModel, table=True):
 
 
 class MessageMemoryRow(SQLModel, table=True):
-    """What a rule remembers of a subject (`keeper.messages.evaluation.Memory`)."""
+    """The memory that a rule has of a subject (`keeper.messages.evaluation.SubjectMemory`)."""
 
     __tablename__ = "message_memory"
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as some
 
 from keeper.messages.evaluation import (
     EMPTY,
-    Condition,
+    MessageRule,
     Notice,
-    Rule,
     Subject,
+    SubjectCondition,
     evaluate,
     from_json,
     matches,
@@ -27,11 +27,16 @@ from tests.scale import scaled
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 LOST, LEAKING, UP = MessageEvent.EXIT_LOST, MessageEvent.EXIT_LEAKING, MessageEvent.EXIT_UP
 MOVED = MessageEvent.ADDRESS_CHANGED
-OFF, ON, BEGAN, BLINKED = Condition(False), Condition(True), Condition(True, 1), Condition(False, 1)
+OFF, ON, BEGAN, BLINKED = (
+    SubjectCondition(False),
+    SubjectCondition(True),
+    SubjectCondition(True, 1),
+    SubjectCondition(False, 1),
+)
 
 
 def rule(**fields):
-    return Rule(UUID(int=1), "r", fields.pop("events", frozenset({LOST})), **fields)
+    return MessageRule(UUID(int=1), "r", fields.pop("events", frozenset({LOST})), **fields)
 
 
 def play(given_rule, *steps):
@@ -132,7 +137,7 @@ def test_flapping_exit_sends_two_messages_in_a_minute():
 
 
 CONDITIONS = some.dictionaries(
-    some.sampled_from(MessageEvent), some.builds(Condition, some.booleans(), some.integers(0, 3)), max_size=4
+    some.sampled_from(MessageEvent), some.builds(SubjectCondition, some.booleans(), some.integers(0, 3)), max_size=4
 )
 RULES = some.builds(
     rule,

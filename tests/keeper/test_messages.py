@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from keeper.messages import worker
-from keeper.messages.counters import MessageCounters
+from keeper.messages.message_counters import MessageCounters
 from keeper.messages.outbox import PAUSES_S, Outbox
 from keeper.messages.rounds import MessageRounds
 from model.apprise_client import NotSent
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.postgres
 HEALTHY, LOST, UNREACHABLE = ExitState.HEALTHY, ExitState.LOST, ExitState.UNREACHABLE
 
 
-class Scene:
+class MessageScene:
     """A fleet with exits, a channel, and evaluations by the harness's clock."""
 
     def __init__(self, harness):
@@ -96,7 +96,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(harness):
-    opened = Scene(harness)
+    opened = MessageScene(harness)
     await opened.evaluate()  # from here on
     return opened
 

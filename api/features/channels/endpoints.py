@@ -17,7 +17,7 @@ from model.repositories import messages
 
 router = router_of(CHANNELS)
 TEST_RULE = "test"
-"""What stands for the rule of a test message. Operators may name a rule so, too."""
+"""The name in place of a rule in test messages. Operators may name a rule so, too."""
 _CONTENT = {"title": "Test message", "body": "This channel works.", "kind": "news", "items": []}
 
 

@@ -57,7 +57,7 @@ Cooldown = Annotated[
 
 
 class MessageRuleIn(RequestModel):
-    """Which events become messages, when, and to which channels."""
+    """The events that become messages, the conditions for that, and the channels that get them."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from keeper.telegram.commands import (
+from keeper.telegram.bot_commands import (
     ANSWERS_MAX,
     TEXT_CHARS_MAX,
     AnswerLimit,
