@@ -104,6 +104,11 @@ def test_recovery_waits_for_the_end_of_all_faults():
     assert play(both, *steps) == [(0, Notice({LEAKING: 1, LOST: 1})), (12, Notice({}, frozenset({LOST, LEAKING})))]
 
 
+def test_recovery_begins_a_cooldown_too():
+    steps = [(0, {LOST: BEGAN}), (400, {LOST: OFF}), (401, {LOST: BEGAN}), (699, {LOST: ON}), (700, {LOST: ON})]
+    assert [seconds for seconds, _ in play(rule(), *steps)] == [0, 400, 700]
+
+
 def test_up_is_told_with_the_recovery():
     both = rule(events=frozenset({LOST, UP}))
     told = play(both, (0, {LOST: BEGAN, UP: OFF}), (9, {LOST: OFF, UP: BEGAN}), (400, {LOST: OFF, UP: ON}))
