@@ -14,6 +14,7 @@ from api.features.audit_events.endpoints import router as audit_events
 from api.features.auth.endpoints import router as auth
 from api.features.authority.endpoints import router as authority
 from api.features.certificates.service import CERTIFICATES
+from api.features.channels.endpoints import router as channels
 from api.features.containers.endpoints import router as containers
 from api.features.declared.endpoints import router as declared
 from api.features.discovery.endpoints import router as discovery
@@ -30,6 +31,8 @@ from api.features.join_tokens.endpoints import router as join_tokens
 from api.features.keepalives.endpoints import router as keepalives
 from api.features.keepalives.keepalive_throttle import KeepaliveThrottle
 from api.features.listeners.service import LISTENERS
+from api.features.message_rules.service import MESSAGE_RULES
+from api.features.messages.service import MESSAGES
 from api.features.operators.service import OPERATORS
 from api.features.orders.endpoints import router as orders
 from api.features.plans.service import PLANS
@@ -60,6 +63,7 @@ COLLECTIONS: tuple[Collection[Any, Any, Any], ...] = (
     ROUTES,
     PLANS,
     CERTIFICATES,
+    MESSAGE_RULES,
 )
 """Collections that have only the endpoints of every collection."""
 ROUTERS = (
@@ -71,6 +75,8 @@ ROUTERS = (
     api_keys,
     join_tokens,
     audit_events,
+    channels,
+    router_of(MESSAGES, frozenset()),
     rollouts,
     exits,
     users,

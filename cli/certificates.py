@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cli.api_command import DEFAULT_API, Api, AsJson, Fleet, print_json, run
+from cli.secret_files import read_file, read_secret
 from cli.terminal import add_row, console, printable
-from model.errors import ExitplaneError
 
 if TYPE_CHECKING:
     from api.features.certificates.schemas import CertificateOut
@@ -24,15 +24,10 @@ certificates = typer.Typer(
 )
 _COLLECTION: Final = "certificates"
 _COLUMNS: Final = ("fleet", "name", "source", "server_names", "expires_at", "warnings")
-_OTHERS: Final = 0o077
 _END: Final = "-----END CERTIFICATE-----\n"
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the certificate.")]
 OfFleet = Annotated[str, typer.Option("--fleet", help="The fleet, by name or id.")]
-
-
-class UnusableFile(ExitplaneError):
-    code = "unusable_file"
 
 
 @certificates.command("list")
@@ -73,8 +68,8 @@ def upload(
 
       exitplane certificates upload gateway --fleet home --chain fullchain.pem --key privkey.pem
     """
-    passphrase = None if passphrase_file is None else _read_secret(passphrase_file).strip("\r\n")
-    fields = {"chain": _read(chain), "key": _read_secret(key), "passphrase": passphrase}
+    passphrase = None if passphrase_file is None else read_secret(passphrase_file, "PEM").strip("\r\n")
+    fields = {"chain": read_file(chain, "PEM"), "key": read_secret(key, "PEM"), "passphrase": passphrase}
     _show(run(api, _put(name, fleet, fields)), as_json=as_json)
 
 
@@ -157,21 +152,6 @@ def _show(shown: CertificateOut, *, as_json: bool) -> None:
     else:
         names = ", ".join(shown.server_names) or "no names"
         print(printable(f"{shown.name}: {names}; expires at {shown.expires_at.isoformat()}"))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnusableFile(f"{path} cannot be read ({error})", hint="name a PEM file that you may read") from error
-
-
-def _read_secret(path: Path) -> str:
-    text = _read(path)
-    mode = path.stat().st_mode
-    if mode & _OTHERS:
-        raise UnusableFile(f"others can read {path} (mode {mode & 0o777:04o})", hint=f"chmod 600 {path}")
-    return text
 
 
 def _cell(value: Any) -> str:

@@ -28,13 +28,16 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "users": ("fleet", "name", "group", "plan", "enabled", "expires_at"),
     "plans": ("fleet", "name", "bandwidth_bps", "requests_per_minute", "tunnels", "monthly_bytes"),
     "certificates": ("fleet", "name", "source", "server_names", "expires_at", "warnings"),
+    "channels": ("name", "service", "created_at"),
+    "message-rules": ("name", "enabled", "events", "fleet", "pool", "exit", "for_s", "cooldown_s", "channels"),
+    "messages": ("id", "created_at", "rule", "channel", "title", "state", "attempts", "error"),
     "operators": ("name", "role", "fleets", "disabled", "last_login_at"),
     "api-keys": ("name", "role", "scopes", "expires_at", "last_used_at"),
     "join-tokens": ("fleet", "role", "name", "proxy", "state", "uses_left", "expires_at", "last_used_by"),
     "audit-events": ("sequence", "at", "action", "kind", "object_id", "actor_id"),
 }
 """The fields of each collection that a table shows."""
-_NEVER_DELETED: Final = frozenset({"audit-events"})
+_NEVER_DELETED: Final = frozenset({"audit-events", "messages"})
 _DELETED_ONE_BY_ONE: Final = frozenset({"api-keys", "join-tokens", "proxies"})
 _PAGE: Final = 1_000
 _COMPLETED_MAX: Final = 100

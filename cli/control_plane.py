@@ -37,6 +37,7 @@ from api.runtime.pending_orders import PendingOrders
 from cli.gc_tuning import tune_collector
 from cli.local_database import connect
 from cli.logging import configure_logging
+from cli.message_workers import message_workers
 from cli.metrics_listener import serve_metrics
 from keeper.certificate_folders import run_certificate_folders
 from keeper.containers.container_spec import SpecContext
@@ -44,6 +45,7 @@ from keeper.containers.reconciler import run_containers
 from keeper.counters import KeeperCounters
 from keeper.exit_health import HealthThresholds
 from keeper.keeper import run_keeper
+from keeper.messages.message_counters import MessageCounters
 from model import key_file
 from model.authority import create_authority
 from model.connection_table import ConnectionLimits, ConnectionTable
@@ -211,7 +213,7 @@ async def open_control_plane(
     certificate = ApiCertificate(_certificate_source(settings, authority), _now) if settings.serves_tls else None
     connections = settings.connection_limits(raise_limit())
     replica = uuid4()
-    keeper = KeeperCounters()
+    keeper, messages = KeeperCounters(), MessageCounters()
     async with (
         _spans(settings, replica) as spans,
         run_server(
@@ -233,13 +235,20 @@ async def open_control_plane(
         _gc_tuning(xds),
         _following(database, authority),
         _keeper(database, settings, keeper),
+        message_workers(database, settings, _now, messages),
         _containers(database, authority, instance, settings),
         _certificate_folders(database, settings),
         _api(settings, connections, database, authority, xds, certificate, sockets) as context,
         serve_metrics(
             [*for_metrics],
             database,
-            [XdsSamples(xds), partial(api_samples, context), keeper.samples, *([spans.samples] if spans else ())],
+            [
+                XdsSamples(xds),
+                partial(api_samples, context),
+                keeper.samples,
+                messages.samples,
+                *([spans.samples] if spans else ()),
+            ],
         ),
     ):
         yield xds
@@ -413,6 +422,7 @@ def _context(
         silence_timeout=timedelta(seconds=settings.silence_timeout_s),
         leaf_lifetime=timedelta(hours=settings.certificate_hours),
         allows_local_parents=settings.local_parents,
+        allows_local_channels=settings.local_channels,
         container_policy=read_policy(settings.container_policy),
         certificate_folder=settings.certificate_folder,
         auth_state=AuthState(oidc_provider=OidcProvider(oidc) if oidc else None),

@@ -103,6 +103,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "cli.secret:secret",
         "Create and revoke the secrets with which users log in at listeners that authenticate.",
     ),
+    "messages": (
+        "cli.messages:messages",
+        "Add channels and rules of messages, send a test message, and see what was delivered.",
+    ),
     "audit": ("cli.audit:audit", "Verify the audit log, or export it."),
 }
 """Commands by name: `module:attribute`, and the first paragraph of the help.

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from api.features.explain.schemas import ExplainOut
     from api.features.health.schemas import HealthOut
     from api.features.listeners.schemas import ListenerIn, ListenerOut, ListenerPatch
+    from api.features.message_rules.schemas import MessageRuleIn, MessageRuleOut, MessageRulePatch
+    from api.features.messages.schemas import MessageOut
     from api.features.operators.schemas import OperatorIn, OperatorOut, OperatorPatch
     from api.features.plans.schemas import PlanIn, PlanOut, PlanPatch
     from api.features.pools.schemas import PoolIn, PoolOut, PoolPatch
     from api.features.routes.schemas import RouteIn, RouteOut, RoutePatch
     from client.auth import AuthClient
+    from client.channels import ChannelsClient
     from client.collection import CollectionClient, CreatableCollection, In, Out, Patch, ReadableCollection
     from client.containers import ContainersClient
     from client.declared import DeclaredClient
@@ -46,6 +49,9 @@ COLLECTIONS: Final = (
     "users",
     "plans",
     "certificates",
+    "channels",
+    "message-rules",
+    "messages",
     "operators",
     "api-keys",
     "join-tokens",
@@ -152,6 +158,26 @@ class Client:
         from api.features.certificates.schemas import CertificateIn, CertificateOut, CertificatePatch
 
         return self._collection("certificates", "certificate", (CertificateIn, CertificatePatch, CertificateOut))
+
+    @cached_property
+    def channels(self) -> ChannelsClient:
+        from api.features.channels.schemas import ChannelIn, ChannelOut, ChannelPatch
+        from client.channels import ChannelsClient
+
+        return ChannelsClient(self._transport, "channels", "channel", (ChannelIn, ChannelPatch, ChannelOut))
+
+    @cached_property
+    def message_rules(self) -> CollectionClient[MessageRuleIn, MessageRulePatch, MessageRuleOut]:
+        from api.features.message_rules.schemas import MessageRuleIn, MessageRuleOut, MessageRulePatch
+
+        return self._collection("message-rules", "message-rule", (MessageRuleIn, MessageRulePatch, MessageRuleOut))
+
+    @cached_property
+    def messages(self) -> ReadableCollection[MessageOut]:
+        from api.features.messages.schemas import MessageOut
+        from client.collection import ReadableCollection
+
+        return ReadableCollection(self._transport, "messages", "message", MessageOut)
 
     @cached_property
     def operators(self) -> CollectionClient[OperatorIn, OperatorPatch, OperatorOut]:

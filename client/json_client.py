@@ -65,6 +65,10 @@ class JsonClient:
         """Create one object of a collection."""
         return await self._send("POST", f"/{collection}", (), {}, body)
 
+    async def change(self, collection: str, ref: str, body: Body) -> Item:
+        """Change the fields of one object of a collection that the body has."""
+        return await self._send("PATCH", f"/{collection}/{{ref}}", (ref,), {}, body)
+
     async def delete(self, collection: str, *refs: str, fleet: str | None = None, approve: str | None = None) -> None:
         """Delete objects of a collection, by ids or names: all in one revision, or none. Some collections allow one at a time."""
         query = {"fleet": fleet, "approve": approve}

@@ -32,6 +32,7 @@ from model.repositories import (
     heartbeats,
     idempotency,
     keepalives,
+    messages,
     orders,
     retention,
     rollout,
@@ -56,6 +57,7 @@ KEEP_REPLIES_FOR: Final = timedelta(hours=24)
 KEEP_HISTORY_FOR: Final = timedelta(days=90)
 KEEP_ORDERS_FOR: Final = timedelta(days=7)
 KEEP_KEEPALIVES_FOR: Final = timedelta(days=30)
+KEEP_MESSAGES_FOR: Final = timedelta(days=30)
 KEEP_REJECTIONS_FOR: Final = timedelta(days=90)
 KEEP_OVERRIDES_FOR: Final = timedelta(days=1)
 ABSENT_AFTER: Final = timedelta(hours=1)
@@ -240,6 +242,8 @@ class Keeper:
             await keepalives.prune(session, before=now - KEEP_KEEPALIVES_FOR)
             await exit_history.prune(session, before=now - KEEP_HISTORY_FOR)
             await orders.prune(session, before=now - KEEP_ORDERS_FOR)
+            await messages.fail_orphans(session)
+            await messages.prune(session, before=now - KEEP_MESSAGES_FOR)
             await enrolment.forget_removed(session, now)
             await enrolment.forget_expired(session, now)
             await authorities.forget_revoked(session, now)

@@ -116,6 +116,13 @@ def _engine(text: str | None) -> str | None:
     raise ValueError("this is neither unix:///path nor tcp://host:port")
 
 
+def _required_url(text: str) -> str:
+    found = _secure_url(text)
+    if found is None:
+        raise ValueError("this is not an https:// URL")
+    return found.rstrip("/")
+
+
 def _plain_url(text: str | None) -> str | None:
     if not text:
         return None
@@ -123,6 +130,15 @@ def _plain_url(text: str | None) -> str | None:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("this is not an http:// or https:// URL")
     return text.rstrip("/")
+
+
+def _chats(text: str) -> str:
+    _read_chats(text)
+    return text
+
+
+def _read_chats(text: str) -> frozenset[int]:
+    return frozenset(int(part) for part in text.split(",") if part.strip())
 
 
 def _role_pairs(text: str) -> str:
@@ -216,6 +232,14 @@ class Settings(BaseSettings):
     """The lifetime of the certificates of proxies whose agents renew them, which they do after about a third of it."""
     local_parents: bool = False
     """Let operators declare parent proxies on their exits' own hosts and links (loopback, 169.254.0.0/16 and the like)."""
+    local_channels: bool = False
+    """Let messages be sent to the control plane's own host and link (loopback, 169.254.0.0/16 and the like)."""
+    telegram_token_file: Path | None = None
+    """The file with the token of a Telegram bot that answers commands, readable by its owner alone; unset: no bot."""
+    telegram_chats: Annotated[str, NoDecode, AfterValidator(_chats)] = ""
+    """The ids of the chats in which the bot answers, with commas; it is silent in all others."""
+    telegram_api: Annotated[str, AfterValidator(_required_url)] = "https://api.telegram.org"
+    """The URL of Telegram's Bot API, or of a server of one's own."""
 
     certificate_folder: Path | None = None
     """The folder with a folder for each fleet, in which ACME clients keep certificates of listeners."""
@@ -333,6 +357,10 @@ class Settings(BaseSettings):
                 hint="write one level, or module=level, a line",
             ) from error
         return f"{self.log_level},{text}"
+
+    @property
+    def telegram_chat_ids(self) -> frozenset[int]:
+        return _read_chats(self.telegram_chats)
 
     @property
     def api_addresses(self) -> list[Endpoint]:

@@ -24,6 +24,9 @@ PATH_FIELDS: Final[Mapping[str, str]] = {
     "api-key": "{api_key_id}",
     "join-token": "{join_token_id}",
     "audit-event": "{sequence}",
+    "channel": "{channel}",
+    "message-rule": "{message_rule}",
+    "message": "{message_id}",
 }
 """The path parameter of each kind in the paths of its collection."""
 

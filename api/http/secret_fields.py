@@ -56,3 +56,18 @@ LoginName = Annotated[
     Field(max_length=200),
     WithJsonSchema({"type": "string", "maxLength": 200, "examples": ["ada"], "description": f"{NAME_PATTERN}"}),
 ]
+SECRET_URL_CHARS_MAX: Final = 2_000
+SecretUrl = Annotated[
+    str,
+    Field(min_length=1, max_length=SECRET_URL_CHARS_MAX),
+    WrapValidator(_hide),
+    _describe("A URL that holds secrets. Never shown", minLength=1, maxLength=SECRET_URL_CHARS_MAX),
+]
+SigningKey = Annotated[
+    str,
+    Field(min_length=16, max_length=256, pattern="^[!-~]+$"),
+    WrapValidator(_hide),
+    _describe(
+        "The key that signs, of visible ASCII characters. Never shown", minLength=16, maxLength=256, pattern="^[!-~]+$"
+    ),
+]

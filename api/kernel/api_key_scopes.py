@@ -9,6 +9,7 @@ _COLLECTIONS: Final = (
     "audit-events",
     "authority",
     "certificates",
+    "channels",
     "declared",
     "discovery",
     "events",
@@ -18,6 +19,8 @@ _COLLECTIONS: Final = (
     "join-tokens",
     "keepalive",
     "listeners",
+    "message-rules",
+    "messages",
     "operators",
     "plans",
     "pools",
@@ -26,7 +29,7 @@ _COLLECTIONS: Final = (
     "status",
     "users",
 )
-_READ_ONLY: Final = frozenset({"audit-events", "authority", "discovery", "events", "explain", "status"})
+_READ_ONLY: Final = frozenset({"audit-events", "authority", "discovery", "events", "explain", "messages", "status"})
 _WRITE_ONLY: Final = frozenset({"keepalive"})
 SCOPES: Final = frozenset(
     [f"{name}:read" for name in _COLLECTIONS if name not in _WRITE_ONLY]

@@ -23,6 +23,8 @@ STATE_KEY: Final = "exitplane.caller"
 """The key of the caller in an ASGI scope, which the middleware sets."""
 _ADMIN_COLLECTIONS = frozenset({"operators", "audit-events"})
 """Collections that only admins of all fleets see."""
+_ALL_FLEETS_COLLECTIONS = frozenset({"channels", "message-rules", "messages"})
+"""Collections that belong to the installation: messages tell of all fleets, and channels let the control plane dial addresses."""
 _OWN_COLLECTIONS = frozenset({"api-keys"})
 """Collections in which every caller may write their own items."""
 
@@ -62,6 +64,8 @@ class Caller:
             return Problem(403, "out_of_scope", f"the API key has no scope {scope}", hint="use a key that has it")
         if collection in _ADMIN_COLLECTIONS and not self.is_global_admin:
             return Problem(403, "not_allowed", f"only admins of all fleets see {collection}", hint="ask an admin")
+        if collection in _ALL_FLEETS_COLLECTIONS and self.fleets is not None:
+            return Problem(403, "not_allowed", f"only operators of all fleets see {collection}", hint="ask an admin")
         if write and collection not in _OWN_COLLECTIONS and self.role is OperatorRole.VIEWER:
             return Problem(403, "not_allowed", "a viewer may change nothing", hint="ask an admin for the role operator")
         return None

@@ -59,6 +59,8 @@ class ApiContext:
     silence_timeout: timedelta = timedelta(seconds=30)
     leaf_lifetime: timedelta = timedelta(hours=48)
     allows_local_parents: bool = False
+    allows_local_channels: bool = False
+    """Channels of messages may name this host."""
     container_policy: ContainerPolicy = field(default_factory=ContainerPolicy)
     certificate_folder: Path | None = None
     """The folder in which ACME clients keep certificates of listeners."""

@@ -75,6 +75,8 @@ class WriteContext:
     """Operators may declare parents on their exits' own hosts."""
     container_policy: ContainerPolicy = field(default_factory=ContainerPolicy)
     certificate_folder: Path | None = None
+    allows_local_channels: bool = False
+    """Channels may name the control plane's own host."""
     is_guarded: bool = False
     """True while a block compares what a fleet offers before and after it."""
     removed_proxies: list[UUID] = field(default_factory=list)
@@ -182,6 +184,7 @@ class OperatorWrite:
                     context.allows_local_parents,
                     context.container_policy,
                     context.certificate_folder,
+                    context.allows_local_channels,
                 )
                 reply = await do(work)
                 if self.dry_run:

@@ -6,7 +6,7 @@ Every step may be repeated: the worker may end between any two steps, and the ne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -24,7 +24,7 @@ from keeper.containers.inventory import Inventory, find_orphans
 from keeper.containers.planning import CreateContainer, RemoveContainer, StartContainer, plan
 from keeper.containers.scaling import PoolScale, back_off
 from keeper.ingest_window import IngestWindow
-from keeper.lease import CONTAINER_LEASE_ID, LeaseCheck, hold_lease
+from keeper.lease import CONTAINER_LEASE_ID, LeaseCheck, hold_lease, run_while_leased
 from model.change_feed import CONTAINER_CHANNEL, ChangeFeed
 from model.database import Database
 from model.repositories import container_commands, containers, heartbeats
@@ -33,7 +33,6 @@ from model.tables import ContainerCommandRow, ContainerPoolRow
 
 Clock = Callable[[], datetime]
 INTERVAL_S: Final = 2.0
-_CHECK_LEASE_EVERY_S: Final = 1.0
 _KEEP_COMMANDS_FOR: Final = timedelta(hours=1)
 log = structlog.get_logger()
 
@@ -57,27 +56,6 @@ async def run_containers(
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(feed.run(), name="containers.feed")
         tasks.create_task(hold_lease(database, work, CONTAINER_LEASE_ID), name="containers.lease")
-
-
-async def run_while_leased(check_lease: LeaseCheck, work: Coroutine[Any, Any, None]) -> None:
-    """Run `work` until the lease is lost, then cancel it at once. Raises what either raises."""
-    working = asyncio.create_task(work, name="containers.work")
-    watching = asyncio.create_task(_watch(check_lease), name="containers.watch")
-    try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        for task in (watching, working):
-            if task.done():
-                task.result()
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
-
-
-async def _watch(check_lease: LeaseCheck) -> None:
-    while True:
-        await check_lease()
-        await asyncio.sleep(_CHECK_LEASE_EVERY_S)
 
 
 class ContainerReconciler:

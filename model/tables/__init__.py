@@ -24,6 +24,16 @@ from model.tables.fleet_rows import (
     ServerCertificateRow,
     UserRow,
 )
+from model.tables.message_rows import (
+    ChannelRow,
+    KnownEgressRow,
+    MessageMemoryRow,
+    MessagePositionRow,
+    MessageRow,
+    MessageRuleChannelRow,
+    MessageRuleRow,
+    TelegramBotRow,
+)
 from model.tables.operator_rows import ApiKeyRow, IdempotencyRow, OperatorRow, SessionRow, SigningKeyRow, ThrottleRow
 from model.tables.proxy_rows import (
     ExitHistoryRow,
@@ -58,6 +68,7 @@ __all__ = [
     "CanaryRow",
     "CertificateRow",
     "ChangeRow",
+    "ChannelRow",
     "ConfigRequestRow",
     "ContainerCommandRow",
     "ContainerEngineRow",
@@ -74,7 +85,13 @@ __all__ = [
     "IngestWatermarkRow",
     "JoinTokenRow",
     "KeepaliveRow",
+    "KnownEgressRow",
     "ListenerRow",
+    "MessageMemoryRow",
+    "MessagePositionRow",
+    "MessageRow",
+    "MessageRuleChannelRow",
+    "MessageRuleRow",
     "OperatorRow",
     "PlanRow",
     "PoolRow",
@@ -93,6 +110,7 @@ __all__ = [
     "SessionRow",
     "SigningKeyRow",
     "SyncRow",
+    "TelegramBotRow",
     "ThrottleRow",
     "TrustedAuthorityRow",
     "UserRow",

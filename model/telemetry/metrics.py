@@ -147,4 +147,11 @@ KEEPER_LAST_ROUND: Final = _gauge(
 )
 EXIT_TRANSITIONS: Final = _counter("exit_transitions", "Changes of exits' states by this replica's keeper.", "state")
 
+# -- messages
+
+MESSAGE_EVENTS: Final = _counter("message_events", "Events that messages of this replica told of.", "event")
+MESSAGE_ATTEMPTS: Final = _counter(
+    "message_attempts", "Attempts to deliver a message: `sent`, `retried` later, or `failed` for good.", "result"
+)
+
 METRICS: Final[Sequence[Metric]] = tuple(_declared)

@@ -87,6 +87,11 @@ TABLE = {
     **collection("users", "user"),
     **collection("plans", "plan"),
     **collection("certificates", "certificate"),
+    **collection("channels", "channel", ALL_FLEETS, READ_ALL_FLEETS),
+    ("POST", f"{BASE}/channels/{{channel}}/test"): ALL_FLEETS,
+    **collection("message-rules", "message_rule", ALL_FLEETS, READ_ALL_FLEETS),
+    ("GET", f"{BASE}/messages"): READ_ALL_FLEETS,
+    ("GET", f"{BASE}/messages/{{message_id}}"): READ_ALL_FLEETS,
     **collection("operators", "operator", ADMIN, ADMIN),
     **collection("api-keys", "api_key_id", ANYBODY, ANYBODY),
     **collection("join-tokens", "join_token_id"),
@@ -112,6 +117,10 @@ for absent in (
     del TABLE[absent]
 
 
+NUMBERED_OR_SHARED = frozenset({"operator", "api_key_id", "sequence", "channel", "message_rule", "message_id"})
+"""Path parameters of things that belong to no fleet."""
+
+
 @dataclass(frozen=True)
 class TwoFleets:
     """Two fleets with one object of every kind; path parameter -> id."""
@@ -121,7 +130,7 @@ class TwoFleets:
 
     @property
     def foreign_ids(self):
-        return {each for name, each in self.foreign.items() if name not in ("operator", "api_key_id", "sequence")}
+        return {each for name, each in self.foreign.items() if name not in NUMBERED_OR_SHARED}
 
 
 def certificate(name):
@@ -173,6 +182,10 @@ async def create_one_of_each(api, database, fleet, port, somebody):
     ids["exit_id"] = await make("exits", payload)
     ids["order_id"] = (await api("POST", f"{BASE}/exits/{ids['exit_id']}/logs")).json["id"]
     ids["change_set"] = "0" * 24
+    ids["channel"] = await make("channels", {"name": f"{fleet}-ops", "url": f"ntfy://ntfy.example.net/{fleet}"})
+    rule = {"name": fleet, "events": ["exit_lost"], "channels": [ids["channel"]]}
+    ids["message_rule"] = await make("message-rules", rule)
+    ids["message_id"] = str((await api("POST", f"{BASE}/channels/{ids['channel']}/test")).json["id"])
     async with write(database) as unit:
         gateway = ProxyRow(fleet_id=UUID(ids["fleet"]), name="gw-1", role="gateway", created_at=datetime.now(UTC))
         ids["proxy_id"] = str((await declared.save(unit, gateway)).id)
@@ -291,6 +304,8 @@ async def test_foreign_fleet_reads_nonexistent(role, api, operations, world, exa
         named = [name for name in world.foreign if f"{{{name}}}" in path]
         if not named or not RequiredRight.NOBODY < TABLE[method, path].takes <= rank:
             continue
+        if not NUMBERED_OR_SHARED.isdisjoint(named) and not TABLE[method, path].of_fleets:
+            continue  # it belongs to no fleet, and is refused as the table says
         absent = {name: str(uuid4()) for name in world.foreign}
         both = (world.foreign, absent)
         replies = [await mine(method, fill_path(path, ids, operation), example(operation)) for ids in both]
@@ -308,7 +323,7 @@ async def test_lists_omit_objects_of_foreign_fleet(api, operations, world, make_
     for method, path, operation in operations:
         if method != "GET" or "{" in path or TABLE[method, path].takes is RequiredRight.NOBODY:
             continue
-        if path.endswith(("/operators", "/audit-events", "/status")):
+        if path.endswith(("/operators", "/audit-events", "/status", "/channels", "/message-rules", "/messages")):
             continue  # these are for callers of all fleets, as the table says
         names = [parameter["name"] for parameter in operation.get("parameters", ())]
         for query in ("", *(["fleet=foreign", f"fleet={world.foreign['fleet']}"] if "fleet" in names else [])):

@@ -34,6 +34,8 @@ COLLECTIONS = {
     "routes": "{route}",
     "users": "{user}",
     "certificates": "{certificate}",
+    "channels": "{channel}",
+    "message-rules": "{message_rule}",
 }
 
 

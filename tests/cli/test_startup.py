@@ -25,7 +25,7 @@ HEAVY = {
         "httpx",
     ),
     *("grpc", "google", "envoy", "betterproto2", "structlog", "cryptography", "argon2", "jwt", "authlib", "pyotp"),
-    *("opentelemetry", "uvloop", "pycountry", "agent", "keeper", "dns"),
+    *("opentelemetry", "uvloop", "pycountry", "agent", "keeper", "dns", "apprise", "requests"),
 }
 """Packages of the server, and packages that are slow to import."""
 PROGRAM = """

@@ -20,12 +20,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from api.features.api_keys.schemas import ApiKeyIn, ApiKeyPatch
 from api.features.auth.schemas import LoginIn, PasswordIn, RefreshIn, TotpIn, TotpRemovalIn
 from api.features.certificates.schemas import CertificateIn, CertificatePatch
+from api.features.channels.schemas import ChannelIn, ChannelPatch
 from api.features.declared.schemas import Declared
 from api.features.exits.schemas import ExitIn, ExitPatch
 from api.features.fleets.schemas import FirstListenerIn, FleetIn, FleetPatch
 from api.features.join_tokens.schemas import JoinTokenIn
 from api.features.keepalives.schemas import KeepaliveIn
 from api.features.listeners.schemas import ListenerIn, ListenerPatch
+from api.features.message_rules.schemas import MessageRuleIn, MessageRulePatch
 from api.features.operators.schemas import OperatorIn, OperatorPatch
 from api.features.plans.schemas import PlanIn, PlanPatch
 from api.features.pools.schemas import PoolIn, PoolPatch
@@ -137,6 +139,7 @@ async def call_every_method(api: Client, plane, database):
         api.users: (lambda n: UserIn(name=n, fleet="demo"), UserPatch(group="staff")),
         api.plans: (lambda n: PlanIn(name=n, fleet="demo"), PlanPatch(tunnels=3)),
         api.certificates: (certificate, CertificatePatch(name="renamed")),
+        api.channels: (lambda n: ChannelIn(name=n, url="ntfy://ntfy.example.net/t"), ChannelPatch(name="renamed")),
         api.operators: (lambda n: OperatorIn(name=n, role="viewer"), OperatorPatch(role="operator")),
         api.api_keys: (lambda n: ApiKeyIn(name=n, role="viewer"), ApiKeyPatch(name="renamed")),
     }
@@ -162,6 +165,7 @@ async def call_every_method(api: Client, plane, database):
     assert (secret.secret or "")[0] == secret.id
     for remove in (api.users.try_revoke_secret, api.users.revoke_secret):
         await remove(user.id, secret.id)
+    await call_every_method_of_messages(api)
     await api.join_tokens.try_create(JoinTokenIn(fleet="demo", role="exit"))
     token = await api.join_tokens.create(JoinTokenIn(fleet="demo", role="exit"))
     assert (await api.join_tokens.read(token.id)).id == (await collect(api.join_tokens.list()))[0].id
@@ -212,6 +216,26 @@ async def call_every_method(api: Client, plane, database):
     await api.vpn_sentinel.keepalive(KeepaliveIn(client_id="office"))
     assert set(await api.vpn_sentinel.status()) == {"office"}
     await call_every_method_of_auth(api, plane)
+
+
+async def call_every_method_of_messages(api: Client):
+    channel = await api.channels.create(ChannelIn(name="ops", url="ntfy://ntfy.example.net/t"))
+    await api.channels.try_test(channel.id)
+    sent = await api.channels.test(channel.id)
+    assert (await api.messages.read(sent.id)).id == (await collect(api.messages.list()))[0].id
+    rules, body = api.message_rules, MessageRuleIn(name="lost", events=["exit_lost"], channels=["ops"])
+    await rules.try_create(body)
+    made = await rules.create(body)
+    for change, given in ((rules.try_change, MessageRulePatch(for_s=9)), (rules.change, MessageRulePatch(for_s=9))):
+        await change(made.id, given)
+    for replace in (rules.try_replace, rules.replace):
+        await replace(made.id, body)
+    assert (await rules.read(made.id)).id == (await collect(rules.list()))[0].id
+    other = MessageRuleIn(name="other", events=["exit_lost"], channels=["ops"])
+    await rules.try_bulk(create=[other])
+    await rules.bulk(create=[other], delete=[made.id])
+    for delete in (rules.try_delete, rules.delete):
+        await delete("other")
 
 
 async def call_every_method_of_containers(api: Client, pool, exit_id, database):

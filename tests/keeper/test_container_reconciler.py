@@ -25,7 +25,8 @@ from keeper.containers.container_spec import (
     template_digest,
 )
 from keeper.containers.engine import Engine
-from keeper.containers.reconciler import ContainerReconciler, run_containers, run_while_leased
+from keeper.containers.reconciler import ContainerReconciler, run_containers
+from keeper.lease import run_while_leased
 from model.container_policy import Allowance, ContainerPolicy
 from model.database import Database
 from model.entities import Role

@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from base64 import urlsafe_b64decode
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from api.http.field_types import Moment, Reference, ResponseModel, Text
-from api.http.validators import bad_value
-from api.kernel.collections.schemas import ListQuery
-
-SEQUENCE_MAX = 2**63 - 1
+from api.kernel.collections.schemas import NumberedListQuery
 
 
-def _check_cursor(value: str) -> str:
-    """Refuse a cursor with a number beyond a bigint, which PostgreSQL would not accept."""
-    try:
-        numbers = [int(part) for part in json.loads(urlsafe_b64decode(value + "=" * (-len(value) % 4)))[1:]]
-    except (ValueError, TypeError, RecursionError):
-        return value  # the listing refuses it with its own error
-    if any(abs(number) > SEQUENCE_MAX for number in numbers):
-        raise bad_value("bad_cursor", "this is not a cursor of this list", "send `next` of the previous page")
-    return value
-
-
-class AuditQuery(ListQuery):
-    cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
-        None, max_length=1_000, description="`next` of the previous page."
-    )
+class AuditQuery(NumberedListQuery):
     kind: Annotated[Text, Field(max_length=50, description="The kind of object: `pool`, `operator`, …")] | None = None
     action: Annotated[Text, Field(max_length=50, description="The action: `created`, `login_failed`, …")] | None = None
     object_id: Annotated[Text, Field(max_length=200)] | None = None

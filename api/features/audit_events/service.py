@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import ColumnElement
 from sqlmodel import col
 
-from api.features.audit_events.schemas import SEQUENCE_MAX, AuditEventOut, AuditQuery
+from api.features.audit_events.schemas import AuditEventOut, AuditQuery
 from api.http.field_types import ResponseModel, as_id
 from api.kernel.caller import Caller
 from api.kernel.collections.collection import Collection
-from api.kernel.collections.schemas import Page
+from api.kernel.collections.schemas import Page, read_number
 from api.kernel.context import ApiContext, ReadContext
 from model.repositories import declared
 from model.tables import AuditRow, FleetRow
@@ -50,8 +50,7 @@ class AuditEventCollection(Collection[AuditRow, ResponseModel, AuditEventOut]):
         return conditions
 
     def read_id(self, ref: str) -> int | None:
-        number = int(ref) if ref.isascii() and ref.isdecimal() and len(ref) < 20 else 0
-        return number if 0 < number <= SEQUENCE_MAX else None
+        return read_number(ref)
 
     async def show(self, look: ReadContext, rows: Sequence[AuditRow]) -> list[AuditEventOut]:  # noqa: ARG002 - the base class's
         return [AuditEventOut.of(row) for row in rows]

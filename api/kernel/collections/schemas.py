@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from base64 import urlsafe_b64decode
 from typing import Annotated, Final, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -35,6 +37,35 @@ class ListQuery(BaseModel):
     limit: int = Field(PAGE_SIZE, ge=1, le=PAGE_SIZE_MAX, description="The largest number of items on a page.")
     cursor: str | None = Field(None, max_length=1_000, description="`next` of the previous page.")
     sort: str | None = Field(None, max_length=50, description="A field, with a leading `-` for descending order.")
+
+
+NUMBER_MAX: Final = 2**63 - 1
+"""The largest id of items that are numbered."""
+
+
+def _check_cursor(value: str) -> str:
+    """Refuse a cursor with a number beyond a bigint, which PostgreSQL would not accept."""
+    try:
+        numbers = [int(part) for part in json.loads(urlsafe_b64decode(value + "=" * (-len(value) % 4)))[1:]]
+    except (ValueError, TypeError, RecursionError):
+        return value  # the listing refuses it with its own error
+    if any(abs(number) > NUMBER_MAX for number in numbers):
+        raise bad_value("bad_cursor", "this is not a cursor of this list", "send `next` of the previous page")
+    return value
+
+
+def read_number(ref: str) -> int | None:
+    """Parse the id of a numbered item in a path; None when it is not one."""
+    number = int(ref) if ref.isascii() and ref.isdecimal() and len(ref) < 20 else 0
+    return number if 0 < number <= NUMBER_MAX else None
+
+
+class NumberedListQuery(ListQuery):
+    """The query parameters of lists of items whose ids are numbers."""
+
+    cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
+        None, max_length=1_000, description="`next` of the previous page."
+    )
 
 
 class FleetListQuery(ListQuery):
