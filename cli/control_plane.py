@@ -239,7 +239,11 @@ async def open_control_plane(
         serve_metrics(
             [*for_metrics],
             database,
-            [XdsSamples(xds), partial(api_samples, context), keeper.samples, *([spans.samples] if spans else ())],
+            [
+                *(XdsSamples(xds), partial(api_samples, context), keeper.samples, authority.samples),
+                *([spans.samples] if spans else ()),
+            ],
+            settings.silence_timeout_s,
         ),
     ):
         yield xds
