@@ -8,7 +8,6 @@ from typing import Final
 
 from model.telemetry.distribution import CONVERGENCE_S, LATENCY_S, SIZE_BYTES, Distribution
 
-
 REFUSAL_REASONS: Final = ("not_ready", "bad_request", "rate", "unauthenticated", "unknown_proxy")
 
 
