@@ -18,7 +18,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from tests.observability.promql import DASHBOARDS, OBSERVABILITY, ROOT, RULES, alerts, dashboard_expressions, metrics_of
+from tests.observability.promql import DASHBOARDS, ROOT, RULES, alerts, dashboard_expressions, metrics_of
 
 TESTS = Path(__file__).parent / "alerts.test.yaml"
 RUNBOOK = ROOT / "docs" / "runbook.md"
