@@ -121,7 +121,7 @@ def write_prometheus(folder: Path, api_url: str, api_key_file: Path, alertmanage
     (job,) = written["scrape_configs"]
     (discovery,) = job["http_sd_configs"]
     discovery |= {"refresh_interval": "1s", "url": api_url + urllib.parse.urlsplit(discovery["url"]).path}
-    discovery["authorization"] = {"credentials_file": str(api_key_file)}
+    discovery["authorization"]["credentials_file"] = str(api_key_file)
     del discovery["tls_config"]  # the lab's API has no TLS
     (folder / "prometheus.yml").write_text(yaml.safe_dump(written))
     (folder / "rules").mkdir()
