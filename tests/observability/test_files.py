@@ -18,7 +18,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from tests.observability.promql import DASHBOARDS, ROOT, RULES, alerts, dashboard_expressions, metrics_of
+from tests.observability.promql import DASHBOARDS, OBSERVABILITY, ROOT, RULES, alerts, dashboard_expressions, metrics_of
 
 TESTS = Path(__file__).parent / "alerts.test.yaml"
 RUNBOOK = ROOT / "docs" / "runbook.md"
@@ -153,6 +153,23 @@ def test_panels_have_units_sources_and_places_of_their_own(path):
         if panel["type"] in {"timeseries", "stat"}:
             assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
             assert {target["datasource"]["uid"] for target in panel["targets"]} == {PROMETHEUS}
+
+
+def test_configuration_is_accepted_by_what_reads_it():
+    run("promtool", "check", "config", "--syntax-only", str(OBSERVABILITY / "prometheus" / "prometheus.yml"))
+    run("amtool", "check-config", str(OBSERVABILITY / "alertmanager" / "alertmanager.yml"))
+
+
+def test_sources_of_data_have_the_uids_of_dashboards():
+    written = yaml.safe_load((OBSERVABILITY / "grafana/provisioning/datasources/exitplane.yaml").read_text())
+    assert [each["uid"] for each in written["datasources"]] == [PROMETHEUS, JAEGER]
+
+
+def test_alerts_that_silence_others_exist():
+    written = (OBSERVABILITY / "alertmanager" / "alertmanager.yml").read_text()
+    named = set(re.findall(r"Exitplane[A-Z]\w+", written))
+    assert len(named) > 8
+    assert named <= set(alerts())
 
 
 def test_expressions_and_rules_are_valid_promql(tmp_path):
