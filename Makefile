@@ -12,7 +12,7 @@ VENV_PACKAGE = $(notdir $(PYTHON))-venv
 # Installs Debian packages; fails where it cannot: not root, not Debian, not connected.
 apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -q >/dev/null 2>&1 \
 	&& DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(1) >/dev/null 2>&1; }
-DEBIAN := iproute2 wireguard-go wireguard-tools openvpn nftables curl libfaketime
+DEBIAN := iproute2 wireguard-go wireguard-tools openvpn nftables curl libfaketime prometheus prometheus-alertmanager
 LOCK := requirements-dev.lock
 PROCESSES ?= 3
 SLOW_PROCESSES ?= 2
@@ -28,7 +28,7 @@ OR_NONE = $(if $(ARGS),|| test $$? = 5)
 CONTAINERS = $(shell command -v podman >/dev/null || echo ' and not containers')
 NO_PODMAN = command -v podman >/dev/null || echo "podman is missing: the tests that need a real container engine are left out"
 
-.PHONY: help ready lint test test-slow test-all test-nightly threats fuzz demo dist dist-check bench lock wire goldens clean
+.PHONY: help ready lint test test-slow test-all test-nightly threats fuzz demo dist dist-check bench lock wire goldens dashboards clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -82,6 +82,9 @@ bench: ready ## The benchmarks
 goldens: ready ## Rewrite the golden files and delete orphans
 	$(BIN)/pytest tests/golden --rewrite $(ARGS)
 
+dashboards: ready ## Rewrite the dashboards of Grafana from deploy/observability/dashboards.py
+	$(BIN)/python -m deploy.observability.dashboards
+
 lock: $(UV) ## Lock the dependencies, by version and hash; UPGRADE=1 takes the newest of all, otherwise what is locked stays
 	$(UV) pip compile -q $(if $(UPGRADE),--upgrade) --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	$(UV) pip compile -q $(if $(UPGRADE),--upgrade) --generate-hashes --no-header --python-version 3.11 --extra dev pyproject.toml \
@@ -113,11 +116,11 @@ $(UV):
 	$(BIN)/python proto/compile.py
 	@mkdir -p .make && touch $@
 
-# What the tunnels need. Where it cannot be installed one line says so, and the demo and the tests do without tunnels.
+# What the tunnels and the tests of alerts need. Where it cannot be installed one line says so, and the demo and the tests do without.
 .make/debian:
 	@missing=""; for package in $(DEBIAN); do dpkg -s $$package >/dev/null 2>&1 || missing="$$missing $$package"; done; \
 	if [ -n "$$missing" ]; then \
-		$(call apt,$$missing) || echo "For real tunnels install:$$missing (as root: apt-get install$$missing)"; \
+		$(call apt,$$missing) || echo "For real tunnels and the tests of alerts install:$$missing (as root: apt-get install$$missing)"; \
 	fi
 	@mkdir -p .make && touch $@
 

@@ -247,8 +247,10 @@ async def open_control_plane(
                 partial(api_samples, context),
                 keeper.samples,
                 messages.samples,
+                authority.samples,
                 *([spans.samples] if spans else ()),
             ],
+            settings.silence_timeout_s,
         ),
     ):
         yield xds

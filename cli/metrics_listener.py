@@ -29,8 +29,9 @@ _CONNECTIONS_MAX: Final = 32
 class MetricsApp:
     """Answers scrapes one at a time, so that many at once cost no more than one after another."""
 
-    def __init__(self, database: Database, sources: Sequence[SampleSource]) -> None:
+    def __init__(self, database: Database, sources: Sequence[SampleSource], silence_timeout_s: float) -> None:
         self._database = database
+        self._silence_timeout_s = silence_timeout_s
         self._sources = sources
         self._turn = asyncio.Lock()
 
@@ -49,7 +50,7 @@ class MetricsApp:
     async def scrape(self) -> bytes:
         """Read all metrics now, in the text format of Prometheus."""
         build = Sample(metrics.BUILD_INFO, 1, (exitplane_version(), platform.python_version()))
-        samples = [build, *await gauges.read(self._database)]
+        samples = [build, *await gauges.read(self._database, self._silence_timeout_s)]
         for source in self._sources:
             samples += source()
         return render(samples)
@@ -63,15 +64,18 @@ async def _respond(send: Send, status: int, body: bytes, content_type: str = "te
 
 @asynccontextmanager
 async def serve_metrics(
-    sockets: list[socket.socket], database: Database, sources: Sequence[SampleSource]
+    sockets: list[socket.socket], database: Database, sources: Sequence[SampleSource], silence_timeout_s: float
 ) -> AsyncIterator[None]:
-    """Serve metrics on listening sockets while the block lasts; without sockets nothing runs."""
+    """Serve metrics on listening sockets while the block lasts; without sockets nothing runs.
+
+    A gateway without a heartbeat within `silence_timeout_s` counts as silent.
+    """
     if not sockets:
         yield
         return
     limits = ConnectionLimits(total=_CONNECTIONS_MAX, waiting_per_address=_CONNECTIONS_MAX)
     table = ConnectionTable[BoundedProtocol]("metrics", limits)
-    config = server_config(MetricsApp(database, sources), table, timeout_graceful_shutdown=_STOP_S)
+    config = server_config(MetricsApp(database, sources, silence_timeout_s), table, timeout_graceful_shutdown=_STOP_S)
     server = _MetricsServer(config)
     async with asyncio.TaskGroup() as tasks:
         closing = tasks.create_task(close_overdue(table), name="metrics.connections")

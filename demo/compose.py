@@ -4,6 +4,7 @@ control-plane  upgrades the schema of the database, creates the key file and the
 setup          declares fleet and pools, and writes the authority's certificate and a join token for each agent that is not
                enrolled; names that are given may be taken over
 gluetun        declares the pool of an exit behind gluetun, and writes its join token and the secrets of both
+observability  writes an API key with which Prometheus finds what to scrape, and the authority's certificate
 provider       runs the VPN provider and its internet, whose customers are the exits
 
 A step waits for what it needs, and may be repeated: what exists stays. It ends with 1 and a line with a hint if it is impossible.
@@ -41,7 +42,13 @@ FLEET: Final = "demo"
 GATEWAY: Final = "gw-1"
 USER: Final = 10001
 """The user of the control plane and of gateways."""
-STATE, JOIN, ACCOUNTS, SERVERS, PARENT = map(Path, ("/state", "/join", "/accounts", "/servers", "/parent"))
+STATE, JOIN, ACCOUNTS, SERVERS, PARENT, SCRAPE = map(
+    Path, ("/state", "/join", "/accounts", "/servers", "/parent", "/scrape")
+)
+PROMETHEUS_USER: Final = 65534
+"""The user that Prometheus runs as, and the owner of its API key."""
+PROMETHEUS_KEY: Final = "prometheus"
+"""The name of that key."""
 GLUETUN_POOL: Final = "vpn"
 GLUETUN_EXIT: Final = "vpn-1"
 GLUETUN_SETTINGS: Final = ("VPN_SERVICE_PROVIDER", "SERVER_COUNTRIES", "GLUETUN_COUNTRY")
@@ -191,6 +198,25 @@ async def set_up_gluetun(environment: Mapping[str, str]) -> None:
     print(f"the pool {GLUETUN_POOL} is declared, and {GLUETUN_EXIT} has a join token, unless it is enrolled")
 
 
+# -- observability -----------------------------------------------------------------------------------------------------
+
+
+async def set_up_observability() -> None:
+    """Write the API key that may list targets and nothing else, and the authority's certificate, unless they are there."""
+    key = SCRAPE / "exitplane.key"
+    async with _open_client() as api:
+        provider.write_private(SCRAPE / "ca.pem", (JOIN / "ca.pem").read_text(), PROMETHEUS_USER)
+        if not key.exists():
+            # a key whose volume was removed, which nobody has any more
+            lost = [item["id"] async for item in api.list("api-keys") if item["name"] == PROMETHEUS_KEY]
+            for each in lost:
+                await api.delete("api-keys", each)
+            body = {"name": PROMETHEUS_KEY, "role": "viewer", "scopes": ["discovery:read"]}
+            made = await api.create("api-keys", body)
+            provider.write_private(key, made["key"], PROMETHEUS_USER)
+    print("Prometheus has an API key that lists what to scrape")
+
+
 # -- helpers -----------------------------------------------------------------------------------------------------------
 
 
@@ -233,12 +259,16 @@ def run_step(step: str, arguments: Sequence[str]) -> None:
             asyncio.run(set_up(read_plan(os.environ), arguments))
         case "gluetun":
             asyncio.run(set_up_gluetun(os.environ))
+        case "observability":
+            asyncio.run(set_up_observability())
         case "provider":
             plan = read_plan(os.environ)
             provider.write_accounts(plan, SERVERS, ACCOUNTS)
             provider.serve(plan, SERVERS)
         case _:
-            raise LabError(f"there is no step {step!r}", hint="name control-plane, setup, gluetun or provider")
+            raise LabError(
+                f"there is no step {step!r}", hint="name control-plane, setup, gluetun, observability or provider"
+            )
 
 
 def main(step: str, *arguments: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import structlog
@@ -12,6 +12,8 @@ from model.authority import CertificateAuthority, KeyPair, issue_intermediate
 from model.change_feed import ChangeFeed
 from model.database import Database, DatabaseUnreachable
 from model.repositories import authorities, worlds
+from model.telemetry import metrics
+from model.telemetry.metrics import Sample
 from model.unit_of_work import write
 from model.world import Kind
 
@@ -40,6 +42,11 @@ class CurrentAuthority:
                 except Exception:
                     # the next notification or poll tries again
                     log.exception("authority.update_failed")
+
+    def samples(self) -> Iterator[Sample]:
+        """Read when the issuer's certificate or its root expires, whichever is first."""
+        expires_at = min(each.not_valid_after_utc for each in (self.value.issuer, self.value.roots[0]))
+        yield Sample(metrics.CERTIFICATE_EXPIRY, expires_at.timestamp(), ("authority",))
 
     async def catch_up(self, database: Database) -> None:
         """Load the authority if it changed since the last call. Raises DatabaseUnreachable."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy.pool import QueuePool
 
 from api.kernel.context import ApiContext
+from model.connection_table import CloseReason
 from model.telemetry import metrics
 from model.telemetry.metrics import Sample
 
@@ -23,8 +24,8 @@ def api_samples(context: ApiContext) -> Iterator[Sample]:
     for name, table in context.connection_tables.items():
         yield Sample(metrics.CONNECTIONS, table.waiting, (name, "waiting"))
         yield Sample(metrics.CONNECTIONS, table.open - table.waiting, (name, "serving"))
-        for reason, count in table.closed.items():
-            yield Sample(metrics.CONNECTIONS_CLOSED, count, (name, reason.value))
+        for reason in CloseReason:
+            yield Sample(metrics.CONNECTIONS_CLOSED, table.closed[reason], (name, reason.value))
     pool = context.database.engine.pool
     if isinstance(pool, QueuePool):
         yield Sample(metrics.DATABASE_POOL_SIZE, pool.size())

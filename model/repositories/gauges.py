@@ -20,7 +20,19 @@ OBSERVATIONS: Final = ("verified", "wrong_country", "unknown_country", "conflict
 """Results of the last observation of where an exit's traffic comes out; `none`: its agent observes nothing."""
 _TIMEOUT_S: Final = 2.0
 _QUERY: Final = """
-    WITH reported AS (
+    WITH heard AS (
+        SELECT proxy_id FROM heartbeat WHERE heard_at >= clock_timestamp() - make_interval(secs => $1)
+    ), gateways AS (
+        SELECT fleet.name AS fleet, count(heard.proxy_id) AS heard, count(*) - count(heard.proxy_id) AS silent
+        FROM proxy JOIN fleet ON fleet.id = proxy.fleet_id LEFT JOIN heard ON heard.proxy_id = proxy.id
+        WHERE proxy.role = 'gateway' GROUP BY fleet.name
+    ), certificates AS (
+        SELECT 'listener' AS kind, min(expires_at) AS expires_at FROM server_certificate
+        UNION ALL SELECT 'proxy', min(newest) FROM (
+            SELECT max(expires_at) AS newest FROM certificate JOIN heard USING (proxy_id)
+            WHERE revoked_at IS NULL GROUP BY proxy_id
+        ) AS of_proxies
+    ), reported AS (
         SELECT fleet.name AS fleet, pool.name AS pool, exit.state, exit.id,
             coalesce(heartbeat.open_requests, 0) AS open_requests,
             CASE WHEN date_trunc('month', heartbeat.heard_at, 'UTC') = date_trunc('month', now(), 'UTC')
@@ -42,17 +54,21 @@ _QUERY: Final = """
         FROM reported GROUP BY fleet, pool, state, observed
     )
     SELECT (SELECT value FROM revision) AS revision,
-        (SELECT extract(epoch FROM clock_timestamp() - max(heard_until))::float8 FROM ear) AS ingest_age_s, grouped.*
+        (SELECT extract(epoch FROM clock_timestamp() - max(heard_until))::float8 FROM ear) AS ingest_age_s,
+        (SELECT jsonb_agg(gateways ORDER BY fleet) FROM gateways) AS gateways,
+        (SELECT jsonb_object_agg(kind, extract(epoch FROM expires_at)) FROM certificates WHERE expires_at IS NOT NULL)
+            AS certificates,
+        grouped.*
     FROM (VALUES (1)) AS always LEFT JOIN grouped ON true
     ORDER BY fleet, pool
 """
 
 
-async def read(database: Database) -> Sequence[Sample]:
+async def read(database: Database, silence_timeout_s: float) -> Sequence[Sample]:
     """Read the gauges. Without PostgreSQL only `exitplane_database_up` has a sample, which is 0."""
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            rows = await database.fetch(_QUERY)
+            rows = await database.fetch(_QUERY, silence_timeout_s)
     except (DatabaseUnreachable, TimeoutError):
         return [Sample(metrics.DATABASE_UP, 0)]
     return [Sample(metrics.DATABASE_UP, 1), *samples_of(rows)]
@@ -63,6 +79,9 @@ def samples_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sample]:
     yield Sample(metrics.REVISION, rows[0]["revision"])
     if rows[0]["ingest_age_s"] is not None:
         yield Sample(metrics.INGEST_AGE, rows[0]["ingest_age_s"])
+    for kind, expires_at in (rows[0]["certificates"] or {}).items():
+        yield Sample(metrics.CERTIFICATE_EXPIRY, expires_at, (kind,))
+    yield from _gateway_samples(rows[0]["gateways"] or [])
     states: dict[tuple[str, str], Counter[str]] = {}
     traffic: Counter[tuple[str, str]] = Counter()
     requests: Counter[tuple[str, str]] = Counter()
@@ -84,3 +103,12 @@ def samples_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[Sample]:
         yield Sample(metrics.EXIT_TRAFFIC, traffic[place], place)
         yield Sample(metrics.EXIT_OPEN_REQUESTS, requests[place], place)
     yield from (Sample(metrics.EXIT_OBSERVATIONS, observations[each], (each,)) for each in OBSERVATIONS)
+
+
+def _gateway_samples(fleets: Sequence[Mapping[str, Any]]) -> Iterator[Sample]:
+    counts: dict[str, Counter[str]] = {}
+    for row in fleets:
+        fleet = row["fleet"] if row["fleet"] in counts or len(counts) < POOLS_MAX else OTHER_POOLS
+        counts.setdefault(fleet, Counter()).update({state: row[state] for state in ("heard", "silent")})
+    for fleet, count in counts.items():
+        yield from (Sample(metrics.GATEWAYS, count[state], (fleet, state)) for state in ("heard", "silent"))

@@ -72,6 +72,11 @@ CONNECTIONS_CLOSED: Final = _counter(
     "listener",
     "reason",
 )
+CERTIFICATE_EXPIRY: Final = _gauge(
+    "certificate_expiry_timestamp_seconds",
+    "When the first of the certificates in use expires (Unix time): the `authority` that issues, those of `listener`s, and those of `proxy`s with heartbeats.",
+    "kind",
+)
 SPANS: Final = _counter("traces_spans", "Spans that were `exported`, `failed` to be, or were `dropped`.", "result")
 
 # -- the xDS server
@@ -126,6 +131,11 @@ LISTENING: Final = _gauge("listen_connected", "1 while the connection that hears
 REVISION: Final = _gauge("revision", "The newest committed revision.")
 INGEST_AGE: Final = _gauge(
     "ingest_watermark_age_seconds", "Time since a replica last received and stored heartbeats without a break."
+)
+GATEWAYS: Final = _gauge(
+    "gateways",
+    "Gateways by fleet: `heard` ones sent a heartbeat within EXITPLANE_SILENCE_TIMEOUT_S, `silent` ones did not.",
+    *("fleet", "state"),
 )
 EXITS: Final = _gauge("exits", "Exits by fleet, pool and state.", "fleet", "pool", "state")
 EXIT_TRAFFIC: Final = _gauge(

@@ -7,6 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from demo.compose import Agent, gluetun_role, read_plan, run_step, set_up, set_u
 from demo.errors import LabError
 
 ROOT = Path(__file__).parents[2]
+OBSERVABILITY = ROOT / "deploy/observability"
 NET = "10.9.8"
 PLAN = read_plan({"EXITPLANE_NET": NET})
 FILE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -30,19 +32,23 @@ SERVICES = {
 
 
 class FakeApi:
-    """An API that has these proxies, and makes join tokens."""
+    """An API that has these proxies or API keys, and makes join tokens and keys."""
 
     def __init__(self, *proxies: str) -> None:
         self.proxies = proxies
         self.made: list[dict] = []
+        self.deleted: list[str] = []
 
     async def list(self, _collection: str) -> AsyncIterator[dict]:
         for name in self.proxies:
-            yield {"name": name}
+            yield {"name": name, "id": name}
 
     async def create(self, _collection: str, body: dict) -> dict:
         self.made.append(body)
-        return {"token": f"token {len(self.made)}"}
+        return {"token": f"token {len(self.made)}", "key": f"key {len(self.made)}"}
+
+    async def delete(self, _collection: str, ref: str) -> None:
+        self.deleted.append(ref)
 
 
 @pytest.fixture
@@ -76,6 +82,70 @@ def test_addresses_of_compose_file_are_distinct():
         each["networks"]["exitplane"]["ipv4_address"] for each in lasting if "exitplane" in (each.get("networks") or {})
     ]
     assert len(addresses) == len(set(addresses)) >= 9
+
+
+def test_published_ports_are_distinct_and_on_loopback():
+    published = [port for each in SERVICES.values() for port in each.get("ports", ())]
+    assert len(published) == 5
+    assert all(port.startswith("127.0.0.1:${EXITPLANE_") for port in published)
+    numbers = [re.search(r"-(\d+)}", port)[1] for port in published]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_metrics_and_spans_meet_what_collects_them():
+    """Agents name the collector by its address, because exits ask no resolver. Every exit and gateway serves metrics."""
+    collector = SERVICES["collector"]["networks"]["exitplane"]["ipv4_address"]
+    agents = [name for name, each in SERVICES.items() if "EXITPLANE_AGENT_NAME" in (each.get("environment") or {})]
+    assert len(agents) == 6
+    for name in agents:
+        options = agent_options(name)
+        assert options["otlp"] == f"{collector}:4317"
+        host, port = options["metrics_listen"].split(":")
+        own = (SERVICES[name].get("networks") or {}).get("exitplane", {}).get("ipv4_address", "0.0.0.0")
+        assert (host, port) == (own, "9902")
+    assert "9902" in SERVICES["gluetun"]["environment"]["FIREWALL_INPUT_PORTS"].split(",")
+    plane = SERVICES["control-plane"]["environment"]
+    assert plane["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://{collector}:4317"
+    (job,) = yaml.safe_load((OBSERVABILITY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    assert job["http_sd_configs"][0]["url"].startswith("https://control-plane:8000/")
+    assert "control-plane" in plane["EXITPLANE_API_TLS_HOSTS"].split(",")
+
+
+def test_mounted_files_of_observability_exist():
+    mounted = [
+        each.split(":")[0]
+        for service in SERVICES.values()
+        for each in service.get("volumes", ())
+        if each.startswith("./")
+    ]
+    assert len(mounted) == 6
+    assert all((ROOT / each).is_dir() for each in mounted)
+
+
+async def test_key_of_prometheus_is_made_once_and_again_when_it_is_lost(monkeypatch, join, tmp_path):
+    scrape = tmp_path / "scrape"
+    scrape.mkdir()
+    (join / "ca.pem").write_text("authority")
+    api = FakeApi()
+
+    @asynccontextmanager
+    async def open_client():
+        yield api
+
+    monkeypatch.setattr(compose, "SCRAPE", scrape)
+    monkeypatch.setattr(compose, "PROMETHEUS_USER", os.getuid())
+    monkeypatch.setattr(compose, "_open_client", open_client)
+    await compose.set_up_observability()
+    await compose.set_up_observability()
+    assert api.made == [{"name": "prometheus", "role": "viewer", "scopes": ["discovery:read"]}]
+    assert (scrape / "exitplane.key").read_text() == "key 1"
+    assert (scrape / "exitplane.key").stat().st_mode & 0o777 == 0o600
+    assert (scrape / "ca.pem").read_text() == "authority"
+
+    (scrape / "exitplane.key").unlink()
+    api.proxies = ("other", "prometheus")
+    await compose.set_up_observability()
+    assert (api.deleted, len(api.made)) == (["prometheus"], 2)
 
 
 def test_services_hold_no_rights_that_they_do_not_need():

@@ -69,6 +69,8 @@ def row(pool="us", state="healthy", observed="verified", exits=1, fleet="demo"):
     return {
         "revision": 9,
         "ingest_age_s": 1.5,
+        "gateways": None,
+        "certificates": None,
         "fleet": fleet,
         "pool": pool,
         "state": state,
@@ -105,3 +107,13 @@ def test_installation_without_pools_still_has_its_revision():
     samples = [*gauges.samples_of([{**row(None, None), "fleet": None, "ingest_age_s": None}])]
     assert values(samples, metrics.REVISION) == {(): 9}
     assert not values(samples, metrics.EXITS)
+
+
+def test_gateways_and_certificates_have_series_where_there_are_some():
+    fleets = [{"fleet": f"f{number:03}", "heard": 2, "silent": 1} for number in range(gauges.POOLS_MAX + 2)]
+    given = row() | {"gateways": fleets, "certificates": {"listener": 1_900_000_000.5}}
+    samples = [*gauges.samples_of([given])]
+    found = values(samples, metrics.GATEWAYS)
+    assert (found["f000", "heard"], found["f000", "silent"]) == (2, 1)
+    assert (found[gauges.OTHER_POOLS, "heard"], found[gauges.OTHER_POOLS, "silent"]) == (4, 2)
+    assert values(samples, metrics.CERTIFICATE_EXPIRY) == {("listener",): 1_900_000_000.5}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import Final
 
 from model.telemetry.distribution import CONVERGENCE_S, LATENCY_S, SIZE_BYTES, Distribution
+
+REFUSAL_REASONS: Final = ("not_ready", "bad_request", "rate", "unauthenticated", "unknown_proxy")
 
 
 def _latency() -> Distribution:
@@ -32,6 +35,6 @@ class XdsCounters:
     coalesced: int = 0
     admitted: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    """By reason: not_ready, bad_request, rate, unauthenticated, unknown_proxy."""
+    """By one of REFUSAL_REASONS."""
     released: int = 0
     """Change-sets."""

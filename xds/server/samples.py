@@ -9,6 +9,7 @@ from typing import Final
 from model.entities import Role
 from model.telemetry import metrics
 from model.telemetry.metrics import Sample
+from xds.server.counters import REFUSAL_REASONS
 from xds.server.server import XdsServer
 from xds.snapshot.resource import Resource
 from xds.snapshot.snapshot import Snapshot
@@ -40,18 +41,17 @@ class XdsSamples:
         yield from (Sample(metrics.XDS_PROXIES, roles[role], (role.value,)) for role in Role)
         yield Sample(metrics.XDS_STREAMS, len(updates))
         yield Sample(metrics.XDS_STREAMS_ADMITTED, counters.admitted)
-        yield from _by_label(metrics.XDS_STREAMS_REFUSED, counters.refused)
+        for reason in REFUSAL_REASONS:
+            yield Sample(metrics.XDS_STREAMS_REFUSED, counters.refused[reason], (reason,))
         yield Sample(metrics.XDS_PENDING, sum(each.since is not None for each in updates))
         yield Sample(metrics.XDS_QUEUE, counters.queue_s)
         for type_url, label in TYPES.items():
-            sizes = counters.response_bytes.get(type_url)
-            if sizes is not None:
-                yield Sample(metrics.XDS_PUSHES, sizes.count, (label,))
-                yield Sample(metrics.XDS_RESPONSE_BYTES, sizes, (label,))
+            sizes = counters.response_bytes[type_url]
+            yield Sample(metrics.XDS_PUSHES, sizes.count, (label,))
+            yield Sample(metrics.XDS_RESPONSE_BYTES, sizes, (label,))
             yield Sample(metrics.XDS_ACKS, counters.acks[type_url], (label,))
             yield Sample(metrics.XDS_NACKS, counters.nacks[type_url], (label,))
-            if type_url in counters.convergence_s:
-                yield Sample(metrics.XDS_CONVERGENCE, counters.convergence_s[type_url], (label,))
+            yield Sample(metrics.XDS_CONVERGENCE, counters.convergence_s[type_url], (label,))
         yield Sample(metrics.XDS_EXPIRED_NONCES, counters.expired_nonces)
         if publisher.world is not None:
             yield Sample(metrics.XDS_REVISION, publisher.world.revision)
@@ -87,8 +87,3 @@ class _TableSize:
     def __init__(self, table: Mapping[str, Resource]) -> None:
         self.table = table
         self.size_bytes = sum(len(each.body) for each in table.values())
-
-
-def _by_label(metric: metrics.Metric, counts: Mapping[str, int]) -> Iterator[Sample]:
-    for label, count in counts.items():
-        yield Sample(metric, count, (label,))
