@@ -85,8 +85,11 @@ TABLE = {
     **collection("listeners", "listener"),
     **collection("routes", "route"),
     **collection("users", "user"),
+    ("POST", f"{BASE}/users/{{user}}/secrets"): OPERATOR,
+    ("DELETE", f"{BASE}/users/{{user}}/secrets/{{secret_id}}"): OPERATOR,
     **collection("plans", "plan"),
     **collection("certificates", "certificate"),
+    ("GET", f"{BASE}/authority/crl"): VIEWER,
     **collection("channels", "channel", ALL_FLEETS, READ_ALL_FLEETS),
     ("POST", f"{BASE}/channels/{{channel}}/test"): ALL_FLEETS,
     **collection("message-rules", "message_rule", ALL_FLEETS, READ_ALL_FLEETS),
@@ -117,8 +120,10 @@ for absent in (
     del TABLE[absent]
 
 
-NUMBERED_OR_SHARED = frozenset({"operator", "api_key_id", "sequence", "channel", "message_rule", "message_id"})
-"""Path parameters of things that belong to no fleet."""
+NUMBERED_OR_SHARED = frozenset(
+    {"operator", "api_key_id", "sequence", "channel", "message_rule", "message_id", "secret_id"}
+)
+"""Path parameters of things that belong to no fleet, or whose ids occur by chance."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,7 @@ async def create_one_of_each(api, database, fleet, port, somebody):
     ids["exit_id"] = await make("exits", payload)
     ids["order_id"] = (await api("POST", f"{BASE}/exits/{ids['exit_id']}/logs")).json["id"]
     ids["change_set"] = "0" * 24
+    ids["secret_id"] = (await api("POST", f"{BASE}/users/{ids['user']}/secrets")).json["id"]
     ids["channel"] = await make("channels", {"name": f"{fleet}-ops", "url": f"ntfy://ntfy.example.net/{fleet}"})
     rule = {"name": fleet, "events": ["exit_lost"], "channels": [ids["channel"]]}
     ids["message_rule"] = await make("message-rules", rule)

@@ -118,6 +118,7 @@ async def test_docs_is_an_html_page(api):
 async def test_optional_patch_fields_take_no_null(document):
     schemas = document["components"]["schemas"]
     takes_null = {
+        "FleetPatch": ["tracing"],
         "ExitPatch": ["egress_address", "locality", "capacity", "cost", "monthly_cap_gb", "parent"],
         "ProxyPatch": ["locality"],
         "PoolPatch": ["city", "containers"],

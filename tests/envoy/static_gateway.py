@@ -78,7 +78,8 @@ def static_fleet(world: World, fleet_id: UUID, folder: Path, endpoints: dict[UUI
     The groups of users are read from a file, as an ECDS resource.
     """
     given = resources(world, fleet_id)
-    (routes,), (groups,) = given[names.ROUTE], given[names.EXTENSION]
+    (routes,) = given[names.ROUTE]
+    (groups,) = [each for each in given[names.EXTENSION] if each["name"] == names.GROUPS_FILTER]
     file = folder / "groups.json"
     file.write_text(json.dumps({"resources": [{"@type": _EXTENSION, **groups}]}))
     listeners = given.get(names.LISTENER, [])

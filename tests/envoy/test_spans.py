@@ -151,6 +151,16 @@ def wait_for_routes(hops: TwoHops, change) -> None:
     eventually(lambda: hops.gateway.stat(stat) > before)
 
 
+def change_listener(hops: TwoHops, tracing: Tracing | None) -> None:
+    """Change the tracing of the gateway alone, and wait until it has another listener in place of the former one."""
+    stat = "listener_manager.listener_modified"
+    before = hops.gateway.stat(stat)
+    hops.gateway_server.change(put(Fleet(FLEET, "demo", tracing)))
+    eventually(lambda: hops.gateway.stat(stat) > before)
+    eventually(lambda: hops.gateway.stat("listener_manager.total_listeners_draining") == 0)
+    hops.gateway.ports = hops.gateway.process.ports()
+
+
 @pytest.mark.parametrize("method", ["GET", "CONNECT"])
 def test_request_is_one_trace_over_gateway_and_exit(hops, target, sink, method):
     known = traces(sink)
@@ -199,21 +209,16 @@ def test_share_changes_no_listener_and_clients_cannot_force_a_trace(direct, targ
 def test_exit_traces_nothing_that_its_gateway_does_not(direct, target, sink):
     (server,) = direct.servers.values()
     known = traces(sink)
-    direct.gateway_server.change(put(Fleet(FLEET, "demo", None)))
-    eventually(lambda: direct.gateway.stat("listener_manager.listener_modified") > 0)
-    eventually(lambda: direct.gateway.stat("listener_manager.total_listeners_draining") == 0)
-    direct.gateway.ports = direct.gateway.process.ports()
+    change_listener(direct, None)
     assert server.world.fleets[FLEET].tracing is not None
     assert ask(direct, target) == 200
     assert target.trace_headers() == {}
-    direct.gateway_server.change(put(Fleet(FLEET, "demo", Tracing(1.0, targets=True))))
-    eventually(lambda: direct.gateway.stat("listener_manager.listener_modified") > 1)
-    eventually(lambda: direct.gateway.stat("listener_manager.total_listeners_draining") == 0)
-    direct.gateway.ports = direct.gateway.process.ports()
+    change_listener(direct, Tracing(1.0, targets=True))
     assert ask(direct, target) == 200
     spans = wait_for_trace(sink, known)
     assert spans["gateway"].attributes["exitplane.target"] == f"127.0.0.1:{target.port}"
     assert "exitplane.target" not in spans["exit"].attributes
+    change_listener(direct, Tracing(1.0))
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["absent", "silent"])

@@ -377,7 +377,7 @@ def test_advanced_snapshot_equals_built_one_and_reports_differences(data):
 def tables(world: World) -> list[Mapping]:
     return [
         *(world.fleets, world.listeners, world.pools, world.exits, world.proxies),
-        *(world.routes, world.users, world.certificates),
+        *(world.routes, world.users, world.certificates, world.authorities),
         *(world.accepted, world.rejections, world.approvals, world.overrides),
     ]
 

@@ -50,7 +50,7 @@ async def create_user_secret(user: Ref, write: Writing, of_fleet: OfFleet = None
 )
 async def revoke_user_secret(
     user: Ref,
-    secret_id: Annotated[str, Path(description="The id of the secret: its first character.", pattern="^[a-z]$")],
+    secret_id: Annotated[str, Path(description="The id of the secret: its first character.")],
     write: Writing,
     of_fleet: OfFleet = None,
 ) -> Response:
