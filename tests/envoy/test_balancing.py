@@ -27,7 +27,7 @@ from xds.translate.encoding import encode
 from xds.translate.endpoints import translate_endpoints
 from xds.translate.json_view import as_json
 
-pytestmark = pytest.mark.envoy
+pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 FLEET = UUID(int=1)
 SESSIONS = [f"s{number}" for number in range(20)]
 SICK = frozenset({"standby-2", "standby-3", "sick-1", "sick-2"})
@@ -134,14 +134,12 @@ def assignment(pool_id: UUID, ports: dict[UUID, int]) -> dict:
     return told
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("policy", [Policy.LEAST_REQUEST, Policy.ROUND_ROBIN, Policy.SESSION])
 def test_exits_share_by_weight(ask, policy):
     pool = f"by-{policy.replace('_', '-')}"
     assert 95 < Counter(ask(pool) for _ in range(160))[f"{pool}-1"] < 145
 
 
-@pytest.mark.slow
 def test_random_policy_ignores_weights(ask):
     assert 50 < Counter(ask("by-random") for _ in range(160))["by-random-1"] < 110
 

@@ -20,7 +20,7 @@ from tests.envoy.two_hops import FLEET, GATEWAY, TwoHops, certify, make_exit, tw
 from tests.servers import serving
 from xds.translate import names
 
-pytestmark = pytest.mark.envoy
+pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 EXIT = make_exit(1, None, egress_address="127.0.0.1")
 
 

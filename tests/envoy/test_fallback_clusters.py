@@ -18,7 +18,7 @@ from model.world import World, put
 from tests.envoy.envoy_process import BOUND_S
 from tests.envoy.static_gateway import exits, fetch, running, static_fleet, unused_port
 
-pytestmark = pytest.mark.envoy
+pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 FLEET = UUID(int=1)
 
 
@@ -130,7 +130,6 @@ def served_by(pool: Pool) -> tuple[int, str]:
     return 200, str(pool.id)
 
 
-@pytest.mark.slow
 def test_pools_share_by_weight(ask):
     answered = ask("shared", times=400)
     assert {*answered} == {served_by(ALIVE), served_by(ALIVE_TOO)}

@@ -18,7 +18,7 @@ from tests.server.otlp_sink import OtlpSink, ReceivedSpan, threaded_sink
 from tests.servers import serving
 from xds.translate import names
 
-pytestmark = pytest.mark.envoy
+pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 CANARY = "c4n4ry"
 CLIENT_TRACE = f"00-{'ab' * 16}-{'cd' * 8}-01"
 US = ("exit-country", "us")

@@ -25,6 +25,8 @@ RUNBOOK = ROOT / "docs" / "runbook.md"
 PROMETHEUS, JAEGER = "exitplane-prometheus", "exitplane-jaeger"
 GRID_WIDTH = 24
 
+pytestmark = pytest.mark.slow
+
 
 def run(*command: str) -> None:
     if shutil.which(command[0]) is None:

@@ -32,7 +32,7 @@ from xds.translate.endpoints import translate_endpoints
 from xds.translate.gateway_listener import translate_gateway_listener
 from xds.translate.gateway_routes import translate_gateway_routes
 
-pytestmark = pytest.mark.envoy
+pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 
 START_S = 20.0
 HERE = Locality("eu", "a")

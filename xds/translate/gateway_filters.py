@@ -13,12 +13,11 @@ from functools import partial
 from typing import ClassVar, Final, TypeAlias
 from uuid import UUID
 
-from betterproto2 import Message
+import betterproto2
 from envoy_data_plane.envoy.config.core.v3 import (
     DataSource,
     ExtensionConfigSource,
     SubstitutionFormatString,
-    TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.extensions.filters.common.set_filter_state.v3 import FilterStateValue
 from envoy_data_plane.envoy.extensions.filters.http.composite.v3 import Composite
@@ -30,6 +29,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from model.entities import Entity, Listener, Pool, User
 from model.world import World
 from xds.translate import names
+from xds.translate.encoding import Message
 from xds.translate.http import ads_source, http_filter
 from xds.translate.lua import quote, read_script
 from xds.translate.resource_ids import USER_GROUPS, USERS, ResourceId
@@ -46,7 +46,7 @@ class InlineFilter:
     """A filter that is configured in the listener."""
 
     name: str
-    configure: Callable[[Listener, Pool | None], Message]
+    configure: Callable[[Listener, Pool | None], betterproto2.Message]
     """Its configuration as a function of its inputs: the listener, and the pool that the listener defaults to."""
     references: frozenset[ResourceId] = frozenset()
     authenticates: bool = False
@@ -63,7 +63,7 @@ class EcdsResource:
     id: ResourceId
     is_input: Callable[[Entity, World, World], bool]
     """Tells if an entity is an input, so that its change may change the configuration; called for its old and its new value."""
-    translate: Callable[[World, UUID], TypedExtensionConfig]
+    translate: Callable[[World, UUID], Message]
     """The resource for the gateways of a fleet."""
 
 
@@ -171,7 +171,7 @@ def _is_in(shard: int, entity: Entity, _old: World, _new: World) -> bool:
     return isinstance(entity, User) and entity.shard == shard
 
 
-def _translate_users(shard: int, world: World, fleet_id: UUID) -> TypedExtensionConfig:
+def _translate_users(shard: int, world: World, fleet_id: UUID) -> Message:
     return translate_users(world, fleet_id, shard)
 
 

@@ -56,9 +56,10 @@ from envoy_data_plane.xds.type.matcher.v3 import (
 from model.entities import USER_SHARDS, User
 from model.world import World
 from xds.translate import names
-from xds.translate.encoding import overwrite, pack
+from xds.translate.encoding import encode, overwrite, pack
 from xds.translate.http import ads_source
 from xds.translate.lua import quote, read_script
+from xds.wire import template_pb2 as wire
 
 CHALLENGE_SCRIPT: Final = read_script("challenge")
 ADMISSION_SCRIPT: Final = read_script("users")
@@ -68,13 +69,14 @@ _NOBODY: Final = f"-:{{SHA}}{'A' * 27}="
 _TEXT: Final = "exitplane: log in with the name of a user and one of the user's secrets\n"
 
 
-def translate_users(world: World, fleet_id: UUID, shard: int) -> TypedExtensionConfig:
+def translate_users(world: World, fleet_id: UUID, shard: int) -> wire.TypedExtensionConfig:
     """Build the resource with the users of a fleet that are in one part."""
     found = (world.users[user_id] for user_id in world.users_of.get(fleet_id, ()))
     members = sorted((user for user in found if user.shard == shard), key=lambda user: user.name)
     passwords = [f"{user.name}/{each.slot}:{{SHA}}{each.digest}" for user in members for each in user.secrets]
     ends = [f"{user.name} {_end(user)}" for user in members if _end(user) is not None]
-    return _part(shard, "\n".join((_NOBODY, *passwords)), "".join(f"{line}\n" for line in ends))
+    body = _encode_part(shard, "\n".join((_NOBODY, *passwords)), "".join(f"{line}\n" for line in ends))
+    return wire.TypedExtensionConfig.FromString(body)
 
 
 def _end(user: User) -> int | None:
@@ -82,8 +84,8 @@ def _end(user: User) -> int | None:
     return user.expires_at if user.enabled else 0
 
 
-@lru_cache(maxsize=USER_SHARDS)  # those without users are alike in all fleets
-def _part(shard: int, passwords: str, ends: str) -> TypedExtensionConfig:
+@lru_cache(maxsize=2 * USER_SHARDS)  # those without users are alike in all fleets
+def _encode_part(shard: int, passwords: str, ends: str) -> bytes:
     secret = BasicAuth(
         users=DataSource(inline_string=passwords),
         authentication_header="proxy-authorization",
@@ -98,9 +100,8 @@ def _part(shard: int, passwords: str, ends: str) -> TypedExtensionConfig:
         TypedExtensionConfig(name="envoy.filters.http.lua", typed_config=pack(admission)),
     ]
     run = ExecuteFilterAction(filter_chain=FilterChainConfiguration(typed_config=filters))
-    return TypedExtensionConfig(
-        name=names.user_shard(shard), typed_config=pack(Composite(matcher=Matcher(on_no_match=_on_match(run))))
-    )
+    part = Composite(matcher=Matcher(on_no_match=_on_match(run)))
+    return encode(TypedExtensionConfig(name=names.user_shard(shard), typed_config=pack(part)))
 
 
 def choose_part() -> Composite:
