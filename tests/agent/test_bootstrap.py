@@ -305,6 +305,7 @@ async def test_envoy_reconnects_and_states_versions(source, run_envoy, admin_sta
     assert (await admin_stats(*UPDATES))[0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.envoy
 async def test_envoy_bypasses_dead_agent_for_limited_time(
     source, make_agent, run_envoy, admin_stats, until, tmp_path, monkeypatch

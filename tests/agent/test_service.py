@@ -187,6 +187,7 @@ async def test_second_agent_in_same_folder_is_refused(plane, source, make_settin
 # -- while the control plane is down ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_envoy_restarted_during_outage_keeps_configuration(
     plane, source, make_settings, start, until, http, target, port
 ):

@@ -56,6 +56,7 @@ def owned_by_another(state: Path) -> Iterator[str]:
             owner.kill()
 
 
+@pytest.mark.slow
 async def test_server_has_one_owner_and_is_taken_over_after_a_kill(state):
     with owned_by_another(state) as url:
         await ask(url, "CREATE TABLE kept AS SELECT 42 AS answer")

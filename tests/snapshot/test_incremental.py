@@ -382,6 +382,7 @@ def tables(world: World) -> list[Mapping]:
     ]
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(st.data())
 def test_advanced_rollout_equals_built_one_and_reports_differences(data):
@@ -425,6 +426,7 @@ def as_plain(sets: Iterable[ChangeSet]) -> list[tuple]:
     ]
 
 
+@pytest.mark.slow
 @PROPERTY
 @given(st.data())
 def test_given_resources_have_their_references_and_at_least_half(data):
