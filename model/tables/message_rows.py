@@ -95,7 +95,9 @@ class MessageRow(SQLModel, table=True):
 
     __tablename__ = "message"
     __table_args__ = (
-        Index("ix_message_open", "channel_id", "due_at", postgresql_where=text("state IN ('pending', 'sending')")),
+        Index(
+            "ix_message_open", "channel_id", "due_at", postgresql_where=text("state = 'pending' OR state = 'sending'")
+        ),
         Index(None, "created_at"),
     )
 

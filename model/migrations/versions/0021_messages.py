@@ -100,7 +100,7 @@ def upgrade() -> None:
         "ix_message_open",
         "message",
         ["channel_id", "due_at"],
-        postgresql_where=sa.text("state IN ('pending', 'sending')"),
+        postgresql_where=sa.text("state = 'pending' OR state = 'sending'"),
     )
     op.create_index("ix_message_created_at", "message", ["created_at"])
     op.create_table(
