@@ -56,7 +56,7 @@ BOUND_S = 45.0
 # -- resources for gRPC's client ---------------------------------------------------------------------------------------
 
 
-def api_listener(_) -> Listener:
+def api_listener(*_) -> Listener:
     manager = HttpConnectionManager(
         rds=Rds(route_config_name=names.GATEWAY_ROUTES, config_source=ads_source()),
         http_filters=[http_filter("envoy.filters.http.router", Router())],
@@ -64,7 +64,7 @@ def api_listener(_) -> Listener:
     return Listener(name=names.GATEWAY_LISTENER, api_listener=ApiListener(api_listener=pack(manager)))
 
 
-def routes_to_the_last(pools) -> RouteConfiguration:
+def routes_to_the_last(pools, *_) -> RouteConfiguration:
     """Route everything to the pool with the last name."""
     cluster = names.pool_cluster(max(pools, key=lambda pool: pool.name))
     route = Route(match=RouteMatch(prefix=""), route=RouteAction(cluster=cluster))

@@ -171,16 +171,12 @@ def _is_in(shard: int, entity: Entity, _old: World, _new: World) -> bool:
     return isinstance(entity, User) and entity.shard == shard
 
 
-def _translate_users(shard: int, world: World, fleet_id: UUID) -> Message:
-    return translate_users(world, fleet_id, shard)
-
-
 ECDS_RESOURCES: Final = {
     each.id: each
     for each in (
         EcdsResource(USER_GROUPS, affects_user_groups, translate_user_groups),
         *(
-            EcdsResource(resource, partial(_is_in, shard), partial(_translate_users, shard))
+            EcdsResource(resource, partial(_is_in, shard), partial(translate_users, shard))
             for shard, resource in enumerate(USERS)
         ),
     )

@@ -131,9 +131,7 @@ class GatewayGroup:
     def _routes(self, world: World) -> Message:
         pools, routes = pools_of(world, self.fleet_id), routes_of(world, self.fleet_id)
         tracing = tracing_of(world, self.fleet_id)
-        if tracing is not None:
-            return translate_gateway_routes(pools, routes, tracing.share)
-        return translate_gateway_routes(pools, routes) if routes else translate_gateway_routes(pools)
+        return translate_gateway_routes(pools, routes, tracing.share if tracing else None)
 
     def _listener(self, world: World, name: str) -> Message | None:
         found = [world.listeners[each] for each in world.listeners_of.get(self.fleet_id, ())]
@@ -144,9 +142,7 @@ class GatewayGroup:
         pool = world.pools.get(listener.pool_id) if listener.pool_id else None
         default = pool if pool and self._owns(pool) else None
         tracing = tracing_of(world, self.fleet_id)
-        if tracing is not None:
-            return translate_gateway_listener(listener, default, tracing.in_listeners)
-        return translate_gateway_listener(listener, default) if default else translate_gateway_listener(listener)
+        return translate_gateway_listener(listener, default, tracing.in_listeners if tracing else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +267,7 @@ class ExitOverlay:
         if resource == EXIT_LISTENER:
             pool = world.pools.get(exit_.pool_id)
             tracing = tracing_of(world, pool.fleet_id) if pool else None
-            return translate_exit_listener(exit_, tracing.in_listeners) if tracing else translate_exit_listener(exit_)
+            return translate_exit_listener(exit_, tracing.in_listeners if tracing else None)
         if exit_.parent is None:
             return translate_exit_targets(exit_.egress_address)
         if resource == PARENT_CLUSTER:

@@ -69,7 +69,7 @@ _NOBODY: Final = f"-:{{SHA}}{'A' * 27}="
 _TEXT: Final = "exitplane: log in with the name of a user and one of the user's secrets\n"
 
 
-def translate_users(world: World, fleet_id: UUID, shard: int) -> wire.TypedExtensionConfig:
+def translate_users(shard: int, world: World, fleet_id: UUID) -> wire.TypedExtensionConfig:
     """Build the resource with the users of a fleet that are in one part."""
     found = (world.users[user_id] for user_id in world.users_of.get(fleet_id, ()))
     members = sorted((user for user in found if user.shard == shard), key=lambda user: user.name)
